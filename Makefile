@@ -1,0 +1,63 @@
+# make demo    install eqflow into .venv, train and sample small models, leave pictures in runs/demo
+# make test    lint, types and the fast tests; what .ci/run runs
+# make slow    every test, minutes
+# make lint    style and types alone
+# make format  rewrite the source in the house style
+# make clean   remove .venv, caches and builds; runs and data stay
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+# The tests are many small tensors: more threads than this only get in each other's way.
+TEST_THREADS ?= 1
+# The first Python here that is 3.11 to 3.13; say PYTHON=… to choose another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	then echo $$python; break; fi; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test slow lint format clean
+
+help:
+	@sed -n 's/^# //p' Makefile | sed -n '/^make/p'
+
+# Installing is what takes long: a stamp says it was done for these dependencies.
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "eqflow needs Python 3.11, 3.12 or 3.13; found none. Say make PYTHON=/path/to/python." >&2; \
+		exit 2; \
+	fi
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/eqflow demo out=runs/demo
+
+lint: .venv/installed-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: .venv/installed-dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+test: lint
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q
+
+slow: .venv/installed-dev
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -m ''
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,94 @@
+"""`eqflow VERB key=value …`: dispatch, help, and one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from eqflow.cli import check, demo, sample, score, train
+from eqflow.cli.compose import SCHEMAS, composed, experiments, keys
+from eqflow.errors import EqflowError, ExitCode
+
+VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
+    "train": (train.run, "train a density model, or resume one by the same command"),
+    "sample": (sample.run, "draw structures from a trained run"),
+    "score": (score.run, "log-likelihood of structures under a trained run"),
+    "check": (check.run, "symmetry and consistency laws of a trained run"),
+    "demo": (demo.run, "all of it on embedded defaults, with pictures"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return ExitCode.DONE if words else ExitCode.USAGE
+    verb, *rest = words
+    if verb == "--version":
+        from eqflow import __version__
+
+        print(f"eqflow {__version__}")
+        return ExitCode.DONE
+    if verb not in VERBS:
+        print(
+            f"eqflow: there is no verb {verb!r}; expected one of {', '.join(VERBS)}.",
+            file=sys.stderr,
+        )
+        return ExitCode.USAGE
+    if any(word in ("-h", "--help") for word in rest):
+        print(help_of(verb))
+        return ExitCode.DONE
+    return _guarded(verb, rest)
+
+
+def overview() -> str:
+    """What `eqflow --help` prints."""
+    lines = ["usage: eqflow VERB key=value …", ""]
+    lines += [f"  {verb:<8}{summary}" for verb, (_, summary) in VERBS.items()]
+    lines += ["", "eqflow VERB --help lists the keys of a verb.", ""]
+    lines += [f"presets: experiment={', '.join(experiments())}", ""]
+    lines += ["example: eqflow train experiment=dw4 run.dir=runs/dw4 train.minutes=2"]
+    return "\n".join(lines)
+
+
+def help_of(verb: str) -> str:
+    """What `eqflow VERB --help` prints: every key, its default and what it means."""
+    lines = [f"eqflow {verb}: {VERBS[verb][1]}", ""]
+    if verb == "train":
+        lines += [f"  {'experiment':<28}{'':<16}one of {', '.join(experiments())}"]
+    for key, (default, text) in keys(SCHEMAS[verb]).items():
+        shown = "" if default is None else str(default)
+        lines.append(f"  {key:<28}{shown:<16}{text}")
+    return "\n".join(lines)
+
+
+def _guarded(verb: str, words: Sequence[str]) -> int:
+    try:
+        code = VERBS[verb][0](composed(verb, words))
+        sys.stdout.flush()
+        return code
+    except EqflowError as error:
+        return _failed(verb, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(verb, "interrupted", ExitCode.INTERRUPTED)
+    except MemoryError:
+        return _failed(verb, "out of memory; lower train.batch_size or the batch", ExitCode.MEMORY)
+    except BrokenPipeError:
+        # The reader of the output went away; nothing more can be told to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception:
+        traceback.print_exc()
+        return _failed(verb, "this is a bug in eqflow; please report the lines above", ExitCode.BUG)
+
+
+def _failed(verb: str, message: str, code: ExitCode) -> int:
+    print(f"eqflow {verb}: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""`eqflow sample`: draw structures from a trained run."""
+
+from __future__ import annotations
+
+from eqflow import rng
+from eqflow.chem.formula import numbers_of_formula
+from eqflow.cli.schemas import SampleConfig
+from eqflow.cli.terminal import Terminal
+from eqflow.cli.trained import load_run, overridden, required_output
+from eqflow.data import writable_ending, write
+from eqflow.errors import ExitCode, SolverFailed, UsageError
+from eqflow.flows import Status
+from eqflow.geometry import Clouds
+
+
+def run(config: SampleConfig) -> ExitCode:
+    """Draw, write, and say how many integrations failed."""
+    if config.n < 1 or config.batch < 1:
+        raise UsageError(
+            f"n, batch: found {config.n} and {config.batch}, expected at least 1 each."
+        )
+    if config.formula is not None and config.sizes is not None:
+        raise UsageError("formula and sizes contradict each other; give one of them.")
+    out = required_output(config.out, "samples.extxyz")
+    flow = load_run(config.run, config.device, config.threads)
+    fixed = config.sizes is not None or config.formula is not None
+    one_size = fixed or len(flow.compositions.counts.sum(1).unique()) == 1
+    writable_ending(out, dimension=flow.dimension, one_size=one_size)
+    numbers = None if config.formula is None else numbers_of_formula(config.formula)
+    solver = overridden(flow.solver, config.solver)
+
+    terminal = Terminal()
+    terminal.line(f"sample {config.n:,} structures from {config.run} by {solver.method}, to {out}")
+    parts: list[Clouds] = []
+    evaluations = failed = 0
+    for first in range(0, config.n, config.batch):
+        drawn = flow.draw(
+            min(config.batch, config.n - first),
+            seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
+            sizes=config.sizes,
+            numbers=numbers,
+            solver=solver,
+        )
+        arrived = [i for i, status in enumerate(drawn.status) if status is Status.SUCCESS]
+        failed += len(drawn.status) - len(arrived)
+        evaluations = max(evaluations, int(drawn.evaluations.max()))
+        if arrived:
+            parts.append(drawn.clouds[arrived])
+        terminal.counted(first + len(drawn.status), config.n, "structures")
+    if not parts:
+        raise SolverFailed(
+            f"none of {config.n:,} integrations arrived; nothing was written. Try "
+            "solver.method=rk4 or a larger solver.step_limit."
+        )
+    samples = Clouds.join(parts)
+    write(samples, out)
+    terminal.line(f"at most {evaluations} evaluations of the field a structure")
+    if failed:
+        terminal.line(f"left out: {failed} structures whose integration failed")
+    terminal.line(f"done: {len(samples):,} structures in {out}")
+    return ExitCode.PARTIAL if failed else ExitCode.DONE

@@ -1,0 +1,82 @@
+"""Schemas of the verbs that use a trained run; training's own is `eqflow.train.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from eqflow.train.config import ExactConfig, leaf
+
+
+@dataclass
+class SolverOverride:
+    """How to integrate; whatever is not given is the run's own."""
+
+    method: str | None = leaf(None, "dopri5, adaptive_heun, rk4, midpoint, euler")
+    rtol: float | None = leaf(None, "relative tolerance")
+    atol: float | None = leaf(None, "absolute tolerance")
+    steps: int | None = leaf(None, "steps of a fixed-step method")
+    step_limit: int | None = leaf(None, "most evaluations of the field in one integration")
+
+
+@dataclass
+class SampleConfig:
+    """Draw structures from a trained run."""
+
+    run: str | None = leaf(None, "run folder or weights.safetensors")
+    n: int = leaf(1000, "how many structures")
+    seed: int = leaf(0, "all draws are a function of it")
+    out: str | None = leaf(None, "file to write: .xyz .extxyz .sdf .npz .npy")
+    sizes: int | None = leaf(
+        None, "points of every structure; by training frequency where not given"
+    )
+    formula: str | None = leaf(None, "composition of every structure, such as C2H6O")
+    batch: int = leaf(1000, "structures between two lines of progress")
+    solver: SolverOverride = field(default_factory=SolverOverride)
+    device: str = leaf("auto", "cpu, cuda, or auto")
+    threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class ScoreDataConfig:
+    """Which structures to score."""
+
+    path: str | None = leaf(None, "file of structures")
+    on_problem: str = leaf("stop", "stop at a malformed record, or skip it and list it")
+    structures: int | None = leaf(None, "most structures to score, from the first")
+
+
+@dataclass
+class ScoreConfig:
+    """Log-likelihood of structures under a trained run."""
+
+    run: str | None = leaf(None, "run folder or weights.safetensors")
+    data: ScoreDataConfig = field(default_factory=ScoreDataConfig)
+    out: str | None = leaf(None, "CSV file to write, a row a structure")
+    seed: int = leaf(0, "probes of an estimator are a function of it")
+    divergence: Any = field(default_factory=ExactConfig)
+    solver: SolverOverride = field(default_factory=SolverOverride)
+    device: str = leaf("auto", "cpu, cuda, or auto")
+    threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class CheckConfig:
+    """Symmetry and consistency laws of a trained run."""
+
+    run: str | None = leaf(None, "run folder or weights.safetensors")
+    out: str | None = leaf(None, "JSON file to write as well")
+    seed: int = leaf(0, "motions and structures are a function of it")
+    structures: int = leaf(8, "structures each law is tested on")
+    threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class DemoConfig:
+    """The whole job on embedded defaults: train, sample, score, check, and pictures of it."""
+
+    out: str = leaf("runs/demo", "folder for everything")
+    seed: int = leaf(0, "all randomness is a function of it")
+    particle_minutes: float = leaf(1.5, "training time on DW4")
+    molecule_minutes: float = leaf(1.0, "training time on molecules")
+    samples: int = leaf(1000, "structures to draw")

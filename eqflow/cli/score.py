@@ -1,0 +1,93 @@
+"""`eqflow score`: log-likelihood of structures under a trained run, with every term and its error."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from eqflow import rng, storage
+from eqflow.cli.schemas import ScoreConfig
+from eqflow.cli.terminal import Terminal
+from eqflow.cli.trained import load_run, overridden, required_output
+from eqflow.data import read_report
+from eqflow.errors import ExitCode, UsageError
+from eqflow.evaluate import negative_log_likelihood
+from eqflow.flows import Scores, Status
+from eqflow.train.build import build_divergence
+
+BATCH = 256  # structures between two lines of progress
+
+
+def run(config: ScoreConfig) -> ExitCode:
+    """Score, write a row a structure, and say the mean."""
+    out = required_output(config.out, "scores.csv")
+    if config.data.path is None:
+        raise UsageError("data.path: needed; give a file of structures.")
+    if config.data.on_problem not in ("stop", "skip"):
+        raise UsageError(
+            f"data.on_problem: found {config.data.on_problem!r}, expected stop or skip."
+        )
+    divergence = build_divergence(config.divergence)
+    flow = load_run(config.run, config.device, config.threads)
+    solver = overridden(flow.solver, config.solver)
+    result = read_report(config.data.path, flow.dimension, config.data.on_problem)
+    clouds = result.clouds[: config.data.structures]
+
+    terminal = Terminal()
+    terminal.line(
+        f"score {len(clouds):,} structures of {config.data.path} under {config.run}: "
+        f"{config.divergence.name} divergence, {solver.method} at {solver.rtol:g}, to {out}"
+    )
+    for line in result.skipped:
+        terminal.line(f"skipped: {line}")
+    flow.compositions.types(clouds)  # an unknown element is found before any computing
+    rows: list[list[str]] = []
+    parts: list[Scores] = []
+    for first in range(0, len(clouds), BATCH):
+        scores = flow.score(
+            clouds[first : first + BATCH],
+            divergence=divergence,
+            seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
+            solver=solver,
+        )
+        parts.append(scores)
+        rows += _rows(scores, first, clouds.sizes[first : first + BATCH].tolist())
+        terminal.counted(len(rows), len(clouds), "structures")
+    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *parts[0].terms]
+    storage.write_text(out, _csv([header, *rows]))
+
+    failed = sum(status is not Status.SUCCESS for part in parts for status in part.status)
+    finite = [part.log_prob for part in parts]
+    nll = negative_log_likelihood(
+        finite[0].new_tensor([v for part in finite for v in part.tolist()])
+    )
+    terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
+    if failed:
+        terminal.line(f"failed: {failed} structures, see the column status")
+    terminal.line(f"done: {out}")
+    return ExitCode.PARTIAL if failed or result.skipped else ExitCode.DONE
+
+
+def _rows(scores: Scores, first: int, sizes: list[int]) -> list[list[str]]:
+    return [
+        [
+            str(first + i),
+            str(size),
+            _number(float(scores.log_prob[i])),
+            _number(float(scores.log_prob_se[i])),
+            str(int(scores.evaluations[i])),
+            scores.status[i].name.lower(),
+            *(_number(float(term[i])) for term in scores.terms.values()),
+        ]
+        for i, size in enumerate(sizes)
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.8g}"
+
+
+def _csv(rows: list[list[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""What the verbs on a trained run share: load it, override its solver, check where to write."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from eqflow import storage
+from eqflow.cli.schemas import SolverOverride
+from eqflow.errors import UsageError
+from eqflow.flows import Flow, Solver
+from eqflow.train.build import chosen_device
+from eqflow.train.weights import load
+
+
+def load_run(run: str | None, device: str = "cpu", threads: int | None = None) -> Flow:
+    """The flow of `run=`, on a device."""
+    if run is None:
+        raise UsageError("run: needed; give a run folder or a weights.safetensors.")
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"threads: found {threads}, expected at least 1.")
+        torch.set_num_threads(threads)
+    return load(run).to(chosen_device(device))
+
+
+def overridden(solver: Solver, override: SolverOverride) -> Solver:
+    """The run's solver with the keys that were given."""
+    given = {key: value for key, value in asdict(override).items() if value is not None}
+    return replace(solver, **given)
+
+
+def required_output(out: str | None, example: str) -> Path:
+    """The file to write; its folder is made and proven writable before anything is computed."""
+    if out is None:
+        raise UsageError(f"out: needed; give the file to write, such as {example}.")
+    path = Path(out)
+    if path.is_dir():
+        raise UsageError(f"out: {path} is a folder; expected a file, such as {path / example}.")
+    storage.require_writable(path.parent)
+    return path

@@ -1,0 +1,27 @@
+"""Structures from files, downloads and formulas; their splits and batches."""
+
+from eqflow.data.batches import SizeBatches
+from eqflow.data.download import fetch
+from eqflow.data.files import read, read_report, writable_ending, write
+from eqflow.data.images import read_images
+from eqflow.data.qm9 import load_qm9
+from eqflow.data.records import ReadResult
+from eqflow.data.shapes import surfaces
+from eqflow.data.splits import duplicates, split
+from eqflow.data.voxels import read_voxels
+
+__all__ = [
+    "ReadResult",
+    "SizeBatches",
+    "duplicates",
+    "fetch",
+    "load_qm9",
+    "read",
+    "read_images",
+    "read_report",
+    "read_voxels",
+    "split",
+    "surfaces",
+    "writable_ending",
+    "write",
+]

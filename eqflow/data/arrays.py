@@ -1,0 +1,252 @@
+"""Structures in numpy files: three layouts of `.npz`, and a plain `.npy`; never unpickled.
+
+| layout of `.npz` | arrays |
+|---|---|
+| eqflow | `x` (N, d), `ptr` (B + 1,), and `numbers` (N,) where there are elements |
+| QM9 | `num_atoms` (B,), `charges` (N,), `positions` (N, d) |
+| dense | `positions` (B, n, d), and `numbers` (n,) or (B, n) where there are elements |
+
+Other arrays beside these are left out. A `.npy` holds (B, n, d), or (B, n·d) when the dimension is
+said. Positions keep their float32 or float64; integers become float64.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from eqflow.chem.elements import LARGEST
+from eqflow.data.records import ReadResult, Records, accept, require_choice
+from eqflow.data.text import require_content
+from eqflow.errors import DataError, UnknownElement, UsageError
+from eqflow.geometry.clouds import Clouds
+
+LAYOUTS = (
+    "x and ptr [and numbers]; num_atoms, charges and positions; "
+    "or positions (B, n, d) [and numbers]"
+)
+
+
+def read_npz(path: Path, dimension: int | None = None, on_problem: str = "stop") -> ReadResult:
+    """Structures of an `.npz` file in one of the layouts above.
+
+    Raises:
+        DataError: If the file is damaged, of another layout, or its arrays do not fit each other.
+        EmptyData: If no structure is left.
+    """
+    require_choice(on_problem)
+    arrays = load_arrays(path)
+    if {"x", "ptr"} <= arrays.keys():
+        x, numbers = arrays["x"], arrays.get("numbers")
+        sizes = _sizes_of_ptr(arrays["ptr"], path)
+    elif {"num_atoms", "charges", "positions"} <= arrays.keys():
+        x, numbers, sizes = arrays["positions"], arrays["charges"], arrays["num_atoms"]
+    elif arrays.get("positions", np.zeros(0)).ndim == 3:
+        return _dense(arrays["positions"], arrays.get("numbers"), path, dimension, on_problem)
+    else:
+        found = ", ".join(f"{key} {value.shape}" for key, value in arrays.items()) or "none"
+        raise DataError(f"{path}: found the arrays {found}, expected {LAYOUTS}.")
+    return _packed(x, sizes, numbers, path, dimension, on_problem)
+
+
+def read_npy(path: Path, dimension: int | None = None, on_problem: str = "stop") -> ReadResult:
+    """Structures of one size from an `.npy` file, (B, n, d) or, with `dimension`, (B, n·d).
+
+    Raises:
+        DataError: If the file is damaged or its shape is another.
+        UsageError: If the array is flat and `dimension` is not said.
+        EmptyData: If no structure is left.
+    """
+    require_choice(on_problem)
+    x = load_array(path)
+    if x.ndim == 2:
+        if dimension is None:
+            raise UsageError(
+                f"{path}: found a flat array {x.shape}, which may be points in any dimension. "
+                "Say dimension=2 or dimension=3."
+            )
+        if dimension < 1 or x.shape[1] % dimension:
+            raise UsageError(
+                f"{path}: found rows of {x.shape[1]} numbers, which are no points of "
+                f"dimension={dimension}. Say a dimension that divides {x.shape[1]}."
+            )
+        x = x.reshape(len(x), -1, dimension)
+    if x.ndim != 3:
+        raise DataError(f"{path}: found an array {x.shape}, expected (B, n, d) or (B, n·d).")
+    return _dense(x, None, path, dimension, on_problem)
+
+
+def write_npz(clouds: Clouds, file: IO[bytes]) -> None:
+    """Write the layout of eqflow, everything but the sources."""
+    x, ptr = clouds.x.detach().cpu().numpy(), clouds.ptr.cpu().numpy()
+    if clouds.numbers is None:
+        np.savez(file, x=x, ptr=ptr)
+    else:
+        np.savez(file, x=x, ptr=ptr, numbers=clouds.numbers.cpu().numpy())
+
+
+def write_npy(clouds: Clouds, file: IO[bytes]) -> None:
+    """Write positions as (B, n, d); elements have no place in this format.
+
+    Raises:
+        UsageError: If the clouds differ in size.
+    """
+    if clouds.segments.uniform is None:
+        raise UsageError(
+            f"found clouds of {int(clouds.sizes.min())} to {int(clouds.sizes.max())} points, but "
+            ".npy holds clouds of one size. Write them as .npz."
+        )
+    x = clouds.x.detach().cpu().numpy()
+    np.save(file, x.reshape(len(clouds), clouds.segments.uniform, clouds.dimension))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` file by name.
+
+    Raises:
+        DataError: If it is no such file, is damaged, or holds Python objects.
+    """
+    head = require_content(path)
+    if not head.startswith(b"PK"):
+        raise DataError(
+            f"{path}: found a file that starts with {head[:8]!r}, expected arrays (.npz)."
+        )
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files if _is_array(archive, key)}
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of an `.npy` file.
+
+    Raises:
+        DataError: If it is no such file, is damaged, or holds Python objects.
+    """
+    head = require_content(path)
+    if not head.startswith(b"\x93NUMPY"):
+        raise DataError(
+            f"{path}: found a file that starts with {head[:8]!r}, expected an .npy array. "
+            "Pickles are never opened: save the positions with numpy.save as floats."
+        )
+    try:
+        with open(path, "rb") as file:
+            return np.asarray(np.load(file, allow_pickle=False))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    SyntaxError,
+    OverflowError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _is_array(archive: np.lib.npyio.NpzFile, key: str) -> bool:
+    return isinstance(archive[key], np.ndarray)
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        return DataError(
+            f"{path}: found an array of Python objects, which would have to be unpickled and never "
+            "is. Save it as an array of floats; for structures of different sizes use x and ptr."
+        )
+    return DataError(
+        f"{path}: found a damaged file ({error or type(error).__name__}), expected arrays. "
+        "It may be cut off: copy or download it again."
+    )
+
+
+def _dense(
+    x: np.ndarray,
+    numbers: np.ndarray | None,
+    path: Path,
+    dimension: int | None,
+    on_problem: str,
+) -> ReadResult:
+    count, size, width = x.shape
+    if numbers is not None:
+        if numbers.shape not in ((size,), (count, size)):
+            raise DataError(
+                f"{path}: found numbers {numbers.shape} for positions {x.shape}, expected "
+                f"({size},) or ({count}, {size})."
+            )
+        numbers = np.broadcast_to(numbers, (count, size)).reshape(-1)
+    flat = x.reshape(count * size, width)
+    return _packed(flat, np.full(count, size), numbers, path, dimension, on_problem)
+
+
+def _packed(
+    x: np.ndarray,
+    sizes: np.ndarray,
+    numbers: np.ndarray | None,
+    path: Path,
+    dimension: int | None,
+    on_problem: str,
+) -> ReadResult:
+    if x.ndim != 2 or x.shape[1] < 1 or x.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: found positions {x.shape} of {x.dtype}, expected (N, d) real numbers."
+        )
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 0).any():
+        raise DataError(
+            f"{path}: found sizes {sizes.shape} of {sizes.dtype}, expected (B,) counts."
+        )
+    sizes = sizes.astype(np.int64)
+    if sizes.sum() != len(x):
+        raise DataError(
+            f"{path}: found {len(x)} points, but the sizes of the {len(sizes)} structures add "
+            f"up to {sizes.sum()}. The file may be cut off."
+        )
+    if numbers is not None:
+        numbers = _elements(numbers, len(x), path)
+    sources = [f"{path}#{index}" for index in range(len(sizes))]
+    records = Records(str(path), _floats(x), numbers, sizes, sources)
+    return accept(records, on_problem, dimension)
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    single = x.dtype.kind == "f" and x.dtype.itemsize <= 4
+    return np.ascontiguousarray(x, dtype=np.float32 if single else np.float64)
+
+
+def _elements(numbers: np.ndarray, count: int, path: Path) -> np.ndarray:
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: found atomic numbers {numbers.shape} of {numbers.dtype}, expected ({count},) "
+            "integers."
+        )
+    wrong = np.flatnonzero((numbers < 0) | (numbers > LARGEST))
+    if wrong.size:
+        raise UnknownElement(
+            f"{path}: found the atomic number {numbers[wrong[0]]} at row {wrong[0]}, expected 1 to "
+            f"{LARGEST}, or 0 for a point without an element. Correct it."
+        )
+    return numbers.astype(np.int64)
+
+
+def _sizes_of_ptr(ptr: np.ndarray, path: Path) -> np.ndarray:
+    if ptr.ndim != 1 or ptr.size < 1 or ptr.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: found ptr {ptr.shape} of {ptr.dtype}, expected (B + 1,) integers."
+        )
+    ptr = ptr.astype(np.int64)
+    if ptr[0] != 0 or (np.diff(ptr) < 0).any():
+        raise DataError(f"{path}: found a ptr that does not start at 0 or falls somewhere.")
+    return np.diff(ptr)

@@ -1,0 +1,163 @@
+"""`Edges`: who talks to whom, sorted by receiver, with the transposed order at hand."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from eqflow.edges.neighbours import nearest_pairs, pairs_within
+from eqflow.errors import ShapeError
+from eqflow.geometry.segments import Segments
+
+
+class Edges:
+    """Directed edges `sender → receiver` over packed clouds, in CSR order.
+
+    Edges of one receiver are consecutive, so a reduction over incoming edges is a segment sum; the
+    order by sender (CSC) for the transposed operations is made when first asked for. Repeated edges
+    and self loops are kept as given.
+
+    Args:
+        incoming: Edges grouped by receiver, one segment a node.
+        clouds: Nodes grouped by cloud.
+        sender: Node each edge comes from, shape (E,), int64; None for the complete graph, whose
+            pairs are implied by `clouds`.
+        order: For edges made from a list, the place in that list of each edge, shape (E,): edge
+            attributes in the list's order become `attributes[edges.order]`.
+    """
+
+    def __init__(
+        self,
+        incoming: Segments,
+        clouds: Segments,
+        sender: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> None:
+        self.incoming = incoming
+        self.clouds = clouds
+        self.order = order
+        self._sender = sender
+
+    @classmethod
+    def complete(cls, ptr: Tensor | Segments) -> Edges:
+        """Every ordered pair of different nodes within each cloud.
+
+        The pairs are implied by `ptr`; `sender` and `receiver` are only made when asked for.
+        """
+        clouds = Segments.of(ptr)
+        degree = (clouds.expand(clouds.lengths) - 1).clamp(min=0)
+        return cls(Segments.of_lengths(degree), clouds)
+
+    @classmethod
+    def radius(cls, x: Tensor, r: float, ptr: Tensor | Segments) -> Edges:
+        """Every ordered pair within a cloud at most `r` apart, self loops excluded.
+
+        Args:
+            x: Positions, shape (N, d).
+            r: Cutoff in the unit of `x`.
+            ptr: Start of each cloud, shape (B + 1,).
+        """
+        clouds = Segments.of(ptr)
+        return cls._from_pairs(*pairs_within(x, r, clouds), clouds)
+
+    @classmethod
+    def knn(cls, x: Tensor, k: int, ptr: Tensor | Segments) -> Edges:
+        """From each node's `k` nearest neighbours within its cloud (all, where it has fewer)."""
+        clouds = Segments.of(ptr)
+        return cls._from_pairs(*nearest_pairs(x, k, clouds), clouds)
+
+    @classmethod
+    def from_index(cls, edge_index: Tensor, n: int, ptr: Tensor | Segments | None = None) -> Edges:
+        """Edges of a PyG `edge_index`, shape (2, E): row 0 senders, row 1 receivers.
+
+        Args:
+            edge_index: Any order, repeated edges and self loops allowed; int64.
+            n: Number of nodes.
+            ptr: Start of each graph where there are several; one graph otherwise.
+
+        Raises:
+            ShapeError: If the shape or type is wrong, an index is outside `0 … n − 1`, or `ptr`
+                does not end at `n`.
+        """
+        if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
+            raise ShapeError(
+                f"edge_index: found {tuple(edge_index.shape)} of {edge_index.dtype}, "
+                "expected (2, E) of torch.int64."
+            )
+        if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= n):
+            raise ShapeError(
+                f"edge_index: found indices from {int(edge_index.min())} to "
+                f"{int(edge_index.max())}, expected 0 to {n - 1}."
+            )
+        clouds = (
+            Segments(torch.tensor([0, n], device=edge_index.device))
+            if ptr is None
+            else Segments.of(ptr)
+        )
+        if clouds.rows != n:
+            raise ShapeError(f"ptr: ends at {clouds.rows}, expected n = {n}.")
+        sender, receiver = edge_index
+        order = torch.argsort(receiver, stable=True)
+        return cls._from_pairs(sender[order], receiver[order], clouds, order)
+
+    @classmethod
+    def _from_pairs(
+        cls, sender: Tensor, receiver: Tensor, clouds: Segments, order: Tensor | None = None
+    ) -> Edges:
+        degree = torch.bincount(receiver, minlength=clouds.rows)
+        return cls(Segments.of_lengths(degree), clouds, sender, order)
+
+    @cached_property
+    def sender(self) -> Tensor:
+        """Node each edge comes from, shape (E,)."""
+        if self._sender is not None:
+            return self._sender
+        # The k-th sender of a node is node k of its cloud, or k + 1 from the node itself on.
+        k = self.incoming.place
+        start = self.clouds.expand(self.clouds.ptr[:-1])
+        return self.incoming.expand(start) + k + (k >= self.incoming.expand(self.clouds.place))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all ordered pairs of each cloud, implied by its size."""
+        return self._sender is None
+
+    @property
+    def receiver(self) -> Tensor:
+        """Node each edge goes to, shape (E,), rising."""
+        return self.incoming.ids
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, N."""
+        return self.incoming.count
+
+    @property
+    def count(self) -> int:
+        """Number of directed edges, E."""
+        return self.incoming.rows
+
+    @cached_property
+    def by_sender(self) -> Tensor:
+        """The edges in CSC order: place in CSR order of each edge when sorted by sender, (E,)."""
+        return torch.argsort(self.sender, stable=True)
+
+    @cached_property
+    def outgoing(self) -> Segments:
+        """Edges in CSC order grouped by sender, one segment a node."""
+        return Segments.of_lengths(torch.bincount(self.sender, minlength=self.nodes))
+
+    def repeat(self, copies: int) -> Edges:
+        """The same graph `copies` times side by side, as one larger batch."""
+        clouds = Segments.of_lengths(self.clouds.lengths.repeat(copies))
+        incoming = Segments.of_lengths(self.incoming.lengths.repeat(copies))
+        if self.is_complete:
+            return Edges(incoming, clouds)
+        shift = torch.arange(copies, device=self.sender.device) * self.nodes
+        return Edges(incoming, clouds, (self.sender + shift.unsqueeze(1)).reshape(-1))
+
+    def __repr__(self) -> str:
+        kind = "complete, " if self.is_complete else ""
+        return f"Edges({kind}{self.count} edges, {self.nodes} nodes, {self.clouds.count} clouds)"

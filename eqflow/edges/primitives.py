@@ -1,0 +1,218 @@
+"""The edge primitives: every reduction over edges in eqflow is one of these.
+
+Notation: an edge `e` goes from its sender `c` to its receiver `r`; `x_i` are rows of node tensors.
+Each primitive's derivatives stay inside the set (formulas in each docstring), so backward, double
+backward and forward mode never leave it. Differences `x_c − x_r` are formed inside: writing
+`Σ w_e x_c − (Σ w_e) x_r` instead loses translation equivariance in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eqflow.edges.backend import implementation
+from eqflow.edges.graph import Edges
+from eqflow.errors import ShapeError
+
+End = Literal["receiver", "sender"]
+
+
+def gather(x: Tensor, edges: Edges, end: End = "sender") -> Tensor:
+    """Node rows read at one end of each edge: `x_c`, or `x_r` for `end="receiver"`.
+
+    Its derivative is `segment_sum` at the same end.
+
+    Args:
+        x: Node values, shape (N, …).
+        edges: The graph.
+        end: Which end of the edge.
+
+    Returns:
+        Shape (E, …).
+
+    Raises:
+        ShapeError: If `x` does not have one row a node.
+    """
+    _require_rows("gather: x", x, edges.nodes, "nodes")
+    backend = implementation()
+    if end == "receiver":
+        return backend.gather_receiver(x, edges)
+    return backend.gather_sender(x, edges)
+
+
+def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
+    """Edge rows summed at one end: `Σ_{e→i} m_e`, or `Σ_{i→e} m_e` for `end="sender"`.
+
+    Its derivative is `gather` at the same end.
+
+    Args:
+        m: Edge values, shape (E, …).
+        edges: The graph.
+        end: Which end of the edge.
+
+    Returns:
+        Shape (N, …); zero at a node without edges.
+
+    Raises:
+        ShapeError: If `m` does not have one row an edge.
+    """
+    _require_rows("segment_sum: m", m, edges.count, "edges")
+    backend = implementation()
+    if end == "receiver":
+        return backend.sum_receiver(m, edges)
+    return backend.sum_sender(m, edges)
+
+
+def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
+    """Inner product across each edge, `⟨p_r, q_c⟩` (SDDMM).
+
+    Its derivative is `weighted_sum` on the graph and on its transpose.
+
+    Args:
+        p, q: Node values, shape (N, C), or (N, H, C) for `H` heads.
+        edges: The graph.
+
+    Returns:
+        Shape (E,), or (E, H).
+    """
+    _require_rows("edge_dot: p", p, edges.nodes, "nodes")
+    _require_rows("edge_dot: q", q, edges.nodes, "nodes")
+    if p.shape != q.shape or p.dim() < 2:
+        raise ShapeError(
+            f"edge_dot: found p {tuple(p.shape)} and q {tuple(q.shape)}, expected (N, C) both."
+        )
+    return implementation().edge_dot(p, q, edges)
+
+
+def weighted_sum(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{e→i} w_e x_c` (SpMM).
+
+    Its derivatives are `edge_dot` and the same sum on the transpose.
+
+    Args:
+        w: Edge weights, shape (E,), or (E, H) for `H` heads.
+        x: Node values, shape (N, C), or (N, H, C) for values of their own in each head.
+        edges: The graph.
+
+    Returns:
+        Shape of `x`, or (N, H, C) where `w` has heads.
+    """
+    _require_weights("weighted_sum", w, x, edges)
+    return implementation().weighted_sum(w, x, edges)
+
+
+def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{e→i} w_e (x_c − x_r)`: the right-hand side of every model here.
+
+    Translation invariant to rounding of the differences. With `w` equal on both directions of every
+    edge the centroid is conserved. Its derivatives are `difference_dot` and its own transpose.
+
+    Args:
+        w: Edge weights, shape (E,), or (E, H) for `H` heads.
+        x: Node values, shape (N, C), or (N, H, C).
+        edges: The graph.
+
+    Returns:
+        Shape of `x`, or (N, H, C) where `w` has heads.
+    """
+    _require_weights("weighted_difference", w, x, edges)
+    return implementation().weighted_difference(w, x, edges)
+
+
+def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`⟨g_r, x_c − x_r⟩`, the derivative of `weighted_difference` by its weights.
+
+    Args:
+        g, x: Node values, shape (N, C) or (N, H, C).
+        edges: The graph.
+
+    Returns:
+        Shape (E,) or (E, H).
+    """
+    _require_rows("difference_dot: g", g, edges.nodes, "nodes")
+    _require_rows("difference_dot: x", x, edges.nodes, "nodes")
+    return implementation().difference_dot(g, x, edges)
+
+
+def squared_distance(x: Tensor, edges: Edges) -> Tensor:
+    """`d_e² = ‖x_c − x_r‖²`.
+
+    Its derivative is `weighted_difference` on the graph and on its transpose.
+
+    Args:
+        x: Positions, shape (N, d).
+        edges: The graph.
+
+    Returns:
+        Shape (E,), in the unit of `x` squared.
+    """
+    _require_rows("squared_distance: x", x, edges.nodes, "nodes")
+    return implementation().squared_distance(x, edges)
+
+
+def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
+    """Softmax over each receiver's incoming edges: `a_e = exp(l_e) / Σ_{e'→r} exp(l_e')`.
+
+    The maximum that keeps it from overflowing is taken per receiver, so one graph of a batch does
+    not change another. Its derivative `J v = a ⊙ (v − Σ_e a_e v_e)` is self-adjoint.
+
+    Args:
+        logits: Shape (E,), or (E, H) for `H` heads.
+        edges: The graph.
+
+    Returns:
+        Shape of `logits`; each receiver's weights sum to 1.
+    """
+    _require_rows("segment_softmax: logits", logits, edges.count, "edges")
+    return implementation().segment_softmax(logits, edges)
+
+
+def edge_linear(
+    receiver: Tensor, sender: Tensor, scalars: Tensor, weight: Tensor, edges: Edges
+) -> Tensor:
+    """First layer of an edge MLP, factored: `p_r + q_c + W a_e`.
+
+    With `p = W₁ h + b` and `q = W₂ h` this equals a linear layer on `[h_r, h_c, a_e]`, which is
+    never built: the two wide products run once a node and not once an edge.
+
+    Args:
+        receiver: `p`, shape (N, F).
+        sender: `q`, shape (N, F).
+        scalars: Edge scalars `a` such as squared distances, shape (E, K).
+        weight: `W`, shape (F, K).
+        edges: The graph.
+
+    Returns:
+        Shape (E, F).
+    """
+    _require_rows("edge_linear: receiver", receiver, edges.nodes, "nodes")
+    _require_rows("edge_linear: sender", sender, edges.nodes, "nodes")
+    _require_rows("edge_linear: scalars", scalars, edges.count, "edges")
+    if weight.shape != (receiver.shape[-1], scalars.shape[-1]):
+        raise ShapeError(
+            f"edge_linear: weight has shape {tuple(weight.shape)}, expected (F, K) = "
+            f"({receiver.shape[-1]}, {scalars.shape[-1]})."
+        )
+    return implementation().edge_linear(receiver, sender, scalars, weight, edges)
+
+
+def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:
+    if values.dim() == 0 or values.shape[0] != expected:
+        raise ShapeError(
+            f"{what} has shape {tuple(values.shape)}, expected one row for each of the "
+            f"{expected} {unit}."
+        )
+
+
+def _require_weights(where: str, w: Tensor, x: Tensor, edges: Edges) -> None:
+    _require_rows(f"{where}: w", w, edges.count, "edges")
+    _require_rows(f"{where}: x", x, edges.nodes, "nodes")
+    heads_differ = w.dim() == 2 and x.dim() == 3 and w.shape[1] != x.shape[1]
+    if w.dim() > 2 or x.dim() < 2 or heads_differ or not torch.is_floating_point(w):
+        raise ShapeError(
+            f"{where}: found w {tuple(w.shape)} of {w.dtype} and x {tuple(x.shape)}, expected "
+            "w (E,) or (E, H) floats with x (N, C) or (N, H, C)."
+        )

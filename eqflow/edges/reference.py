@@ -1,0 +1,84 @@
+"""The torch backend: what each primitive means, in operations torch differentiates any number of times.
+
+Reverse mode, reverse over reverse, forward mode and `torch.func` transforms all pass through. The
+functions here trust their arguments; `eqflow.edges.primitives` checks them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from eqflow.edges.graph import Edges
+
+
+def gather_receiver(x: Tensor, edges: Edges) -> Tensor:
+    """`x_r`, (N, …) to (E, …)."""
+    return edges.incoming.expand(x)
+
+
+def gather_sender(x: Tensor, edges: Edges) -> Tensor:
+    """`x_c`, (N, …) to (E, …)."""
+    return x.index_select(0, edges.sender)
+
+
+def sum_receiver(m: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{e→i} m_e`, (E, …) to (N, …)."""
+    return edges.incoming.sum(m)
+
+
+def sum_sender(m: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{i→e} m_e`, (E, …) to (N, …)."""
+    return m.new_zeros(edges.nodes, *m.shape[1:]).index_add(0, edges.sender, m)
+
+
+def difference(x: Tensor, edges: Edges) -> Tensor:
+    """`x_c − x_r`, (N, …) to (E, …)."""
+    return gather_sender(x, edges) - gather_receiver(x, edges)
+
+
+def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
+    """`⟨p_r, q_c⟩` over the last axis."""
+    return (gather_receiver(p, edges) * gather_sender(q, edges)).sum(-1)
+
+
+def weighted_sum(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{e→i} w_e x_c`."""
+    return sum_receiver(_per_head(w, gather_sender(x, edges)), edges)
+
+
+def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`Σ_{e→i} w_e (x_c − x_r)`."""
+    return sum_receiver(_per_head(w, difference(x, edges)), edges)
+
+
+def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """`⟨g_r, x_c − x_r⟩` over the last axis."""
+    return (gather_receiver(g, edges) * difference(x, edges)).sum(-1)
+
+
+def squared_distance(x: Tensor, edges: Edges) -> Tensor:
+    """`‖x_c − x_r‖²` over the last axis."""
+    return difference(x, edges).square().sum(-1)
+
+
+def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
+    """`exp(l_e) / Σ_{e'→r} exp(l_e')`."""
+    # The maximum cancels, so it is a constant to the derivative.
+    shifted = logits - edges.incoming.expand(edges.incoming.max(logits.detach()))
+    weight = shifted.exp()
+    return weight / edges.incoming.expand(edges.incoming.sum(weight))
+
+
+def edge_linear(
+    receiver: Tensor, sender: Tensor, scalars: Tensor, weight: Tensor, edges: Edges
+) -> Tensor:
+    """`p_r + q_c + W a_e`."""
+    pair = gather_receiver(receiver, edges) + gather_sender(sender, edges)
+    return pair if scalars.shape[1] == 0 else pair + scalars @ weight.t()
+
+
+def _per_head(w: Tensor, x: Tensor) -> Tensor:
+    """Edge weights times edge values: `w` (E,), or (E, H) with `x` (E, H, C) or (E, C)."""
+    if w.dim() == 2 and x.dim() == 2:
+        x = x.unsqueeze(1)
+    return w.reshape(*w.shape, *[1] * (x.dim() - w.dim())) * x

@@ -1,0 +1,88 @@
+"""Every error eqflow raises on purpose, and the exit code each one ends a command with.
+
+A message says where, what was found, what is expected and what to do. Code 1 is never raised on
+purpose: it means a bug.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every verb."""
+
+    DONE = 0
+    BUG = 1
+    USAGE = 2
+    DATA = 3
+    NUMERICAL = 4
+    MEMORY = 5
+    STORAGE = 6
+    PARTIAL = 7
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class EqflowError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+    exit_code: ExitCode = ExitCode.BUG
+
+
+class UsageError(EqflowError):
+    """A wrong key, type, range or combination of options."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ShapeError(UsageError, ValueError):
+    """A tensor whose shape, dtype or device does not fit the others."""
+
+
+class DataError(EqflowError):
+    """Input data that cannot be used as it is."""
+
+    exit_code = ExitCode.DATA
+
+
+class MalformedRecord(DataError):
+    """A record of a file that does not follow its format; the message starts with `file:line`."""
+
+
+class UnknownElement(DataError):
+    """An element that is no element, or that the model was not trained on."""
+
+
+class EmptyData(DataError):
+    """A file, data set or split without a single structure."""
+
+
+class CheckpointError(DataError):
+    """A file given as weights or state that is not one, or is damaged or of another architecture."""
+
+
+class NumericalError(EqflowError):
+    """A computation whose result cannot be trusted."""
+
+    exit_code = ExitCode.NUMERICAL
+
+
+class NotCentered(NumericalError):
+    """Positions whose centre of mass is not at the origin where a density needs it there."""
+
+
+class SolverFailed(NumericalError):
+    """An integration that ended before its last time."""
+
+
+class MemoryExhausted(EqflowError):
+    """A single item that does not fit into memory."""
+
+    exit_code = ExitCode.MEMORY
+
+
+class StorageError(EqflowError):
+    """A folder or file that cannot be written."""
+
+    exit_code = ExitCode.STORAGE

@@ -1,0 +1,44 @@
+"""Continuous normalizing flows: base density, ODE door, divergence, density, objectives."""
+
+from eqflow.flows.base import CenteredNormal
+from eqflow.flows.compositions import Compositions
+from eqflow.flows.continuous import ContinuousFlow, Transport
+from eqflow.flows.couplings import AbstractCoupling, EquivariantOT, Independent, MinibatchOT
+from eqflow.flows.density import Drawn, Flow, Scores
+from eqflow.flows.divergence import (
+    AbstractDivergence,
+    Exact,
+    ExactForward,
+    Hutchinson,
+    HutchPlusPlus,
+)
+from eqflow.flows.objectives import AbstractObjective, Batch, FlowMatching, Loss, MaximumLikelihood
+from eqflow.flows.ode import Solution, Solver, Status, integrate
+
+__all__ = [
+    "AbstractCoupling",
+    "AbstractDivergence",
+    "AbstractObjective",
+    "Batch",
+    "CenteredNormal",
+    "Compositions",
+    "ContinuousFlow",
+    "Drawn",
+    "EquivariantOT",
+    "Exact",
+    "ExactForward",
+    "Flow",
+    "FlowMatching",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "Independent",
+    "Loss",
+    "MaximumLikelihood",
+    "MinibatchOT",
+    "Scores",
+    "Solution",
+    "Solver",
+    "Status",
+    "Transport",
+    "integrate",
+]

@@ -1,0 +1,136 @@
+"""How many points, and of which elements: the histogram a flow draws its structures' make-up from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqflow.errors import UnknownElement, UsageError
+from eqflow.geometry import Clouds
+
+
+@dataclass(frozen=True)
+class Compositions:
+    """Make-up of the structures of a data set, with how often each occurs.
+
+    Attributes:
+        elements: Atomic numbers the model knows, rising; empty where points have no element.
+        counts: Number of points of each element (one column where there is none), shape (M, E).
+        weights: How often each make-up occurs, shape (M,), int64.
+    """
+
+    elements: tuple[int, ...]
+    counts: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, clouds: Clouds, elements: Sequence[int] = ()) -> Compositions:
+        """The make-up of every cloud, counted.
+
+        Raises:
+            UnknownElement: If a cloud holds an element that is not in `elements`.
+        """
+        known = cls(tuple(sorted(elements)), torch.zeros(0, 1), torch.zeros(0))
+        kind = known.types(clouds)
+        if kind is None:
+            counts = clouds.sizes.unsqueeze(1)
+        else:
+            onehot = torch.nn.functional.one_hot(kind, len(known.elements))
+            counts = clouds.segments.sum(onehot)
+        unique, weights = counts.cpu().unique(dim=0, return_counts=True)
+        return cls(known.elements, unique, weights)
+
+    def types(self, clouds: Clouds) -> Tensor | None:
+        """Place of each point's element among `elements`, shape (N,), or None where there is none.
+
+        Raises:
+            UnknownElement: If an element is missing from the model's, or missing altogether.
+        """
+        if not self.elements:
+            return None
+        if clouds.numbers is None:
+            raise UnknownElement(
+                "the structures have no elements, but this model is conditioned on them "
+                f"(atomic numbers {', '.join(map(str, self.elements))})."
+            )
+        vocabulary = torch.tensor(self.elements, device=clouds.numbers.device)
+        place = torch.searchsorted(vocabulary, clouds.numbers).clamp(max=len(vocabulary) - 1)
+        unknown = vocabulary[place] != clouds.numbers
+        if unknown.any():
+            row = int(unknown.nonzero()[0])
+            cloud = int(clouds.segments.ids[row])
+            where = clouds.source[cloud] if clouds.source else f"structure {cloud}"
+            raise UnknownElement(
+                f"{where}: atomic number {int(clouds.numbers[row])} is not one of the model's "
+                f"({', '.join(map(str, self.elements))}). Retrain with it in data.elements, or leave "
+                "such structures out."
+            )
+        return place
+
+    def draw(
+        self,
+        count: int,
+        source: torch.Generator,
+        sizes: int | Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make-ups of `count` structures: sizes (count,) and atomic numbers (N,) or None.
+
+        Args:
+            count: How many.
+            source: Where the draws come from.
+            sizes: Fixed size of all, or of each; drawn by frequency where None.
+
+        Raises:
+            UsageError: If no known make-up has a size asked for.
+        """
+        totals = self.counts.sum(1)
+        if sizes is None:
+            chosen = torch.multinomial(
+                self.weights.double(), count, replacement=True, generator=source
+            )
+            return self._expanded(self.counts[chosen])
+        wanted = torch.tensor(sizes, dtype=torch.int64).expand(count)
+        if int(wanted.min()) < 1:
+            raise UsageError(f"sizes: found {int(wanted.min())}, expected at least 1.")
+        if not self.elements:
+            return wanted, None
+        chosen = torch.zeros(count, dtype=torch.int64)
+        for size in wanted.unique().tolist():
+            weight = self.weights.double() * (totals == size)
+            if not weight.any():
+                raise UsageError(
+                    f"sizes: found {size}, but no training structure has {size} points; expected "
+                    f"{int(totals.min())} to {int(totals.max())}, or pass numbers=…."
+                )
+            asked = (wanted == size).nonzero().squeeze(1)
+            chosen[asked] = torch.multinomial(
+                weight, len(asked), replacement=True, generator=source
+            )
+        return self._expanded(self.counts[chosen])
+
+    def _expanded(self, counts: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.elements:
+            return counts.sum(1), None
+        every = torch.tensor(self.elements).repeat(len(counts))
+        return counts.sum(1), every.repeat_interleave(counts.reshape(-1))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for storing."""
+        return {
+            "elements": list(self.elements),
+            "counts": self.counts.tolist(),
+            "weights": self.weights.tolist(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Compositions:
+        """The inverse of `to_plain`."""
+        return cls(
+            tuple(plain["elements"]),
+            torch.tensor(plain["counts"], dtype=torch.int64),
+            torch.tensor(plain["weights"], dtype=torch.int64),
+        )

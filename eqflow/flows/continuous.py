@@ -1,0 +1,226 @@
+r"""The continuous normalizing flow on packed states, in standardised units.
+
+Time runs from data at `t = 0` to the base density at `t = 1`:
+:math:`\log p(x) = \log p_Z(z) + \int_0^1 \mathrm{tr} \tfrac{\partial v}{\partial x} \, dt` along
+:math:`\dot x = v(t, x)`, `x(0) = x`, `x(1) = z`. Sampling integrates backwards from `z`.
+
+Reference: Neural Ordinary Differential Equations (Chen et al., 2018), arXiv:1806.07366, theorem 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eqflow.errors import UsageError
+from eqflow.flows.base import CenteredNormal
+from eqflow.flows.divergence import AbstractDivergence
+from eqflow.flows.ode import Solution, Solver, State, Status, integrate
+from eqflow.geometry import Segments
+from eqflow.nn.field import AbstractField
+
+DATA, LATENT = 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Where a batch was carried, and what it cost.
+
+    Attributes:
+        x: Final state, shape (N, d); NaN in the rows of clouds that failed.
+        log_det: Estimates of the integral of the trace along the way travelled, shape (B, K);
+            K = 0 where no divergence was asked for.
+        path: Integrals of `‖v‖²` and `‖∂v/∂x‖²`, shape (B, 2); (B, 0) where not asked for.
+        evaluations: Evaluations of the field that each cloud took part in, shape (B,).
+        status: How each cloud ended.
+    """
+
+    x: Tensor
+    log_det: Tensor
+    path: Tensor
+    evaluations: Tensor
+    status: tuple[Status, ...]
+
+    @property
+    def succeeded(self) -> Tensor:
+        """Which clouds arrived, shape (B,), bool."""
+        return torch.tensor([status is Status.SUCCESS for status in self.status])
+
+
+class ContinuousFlow(nn.Module):
+    """A density on the zero-mean subspace, given by a velocity field.
+
+    Args:
+        field: The velocity.
+    """
+
+    def __init__(self, field: AbstractField) -> None:
+        super().__init__()
+        self.field = field
+        self.base = CenteredNormal()
+
+    def velocity(
+        self, t: Tensor, x: Tensor, clouds: Segments, context: Tensor | None = None
+    ) -> Tensor:
+        """The field at `x`, shape (N, d), on the graph it connects there."""
+        velocity: Tensor = self.field(t, x, self.field.connect(x, clouds), context)
+        return velocity
+
+    def dynamics(
+        self, clouds: Segments, context: Tensor | None = None
+    ) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:
+        """`(t, x) ↦ (x ↦ v)`: the field with its graph fixed at `x`, so that it can be differentiated."""
+        fixed = None if self.field.cutoff else self.field.connect(torch.empty(0), clouds)
+
+        def at(t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+            edges = self.field.connect(x.detach(), clouds) if fixed is None else fixed
+            return lambda moved: self.field(t.to(moved.dtype), moved, edges, context)
+
+        return at
+
+    def transport(
+        self,
+        x: Tensor,
+        ptr: Tensor | Segments,
+        context: Tensor | None = None,
+        *,
+        start: float,
+        end: float,
+        solver: Solver,
+        divergence: AbstractDivergence | None = None,
+        source: torch.Generator | None = None,
+        measure_path: bool = False,
+    ) -> Transport:
+        """Carry each cloud from time `start` to time `end`, a failing cloud not harming the others.
+
+        Clouds whose derivative is not finite are taken out and the rest solved again; a failure
+        that belongs to no cloud in particular halves the batch.
+
+        Args:
+            x: Centred state, shape (N, d).
+            ptr: Start of each cloud.
+            context: Fixed node features, shape (N, C).
+            start, end: Times; data is at 0, the base density at 1.
+            solver: How to integrate.
+            divergence: How to get the trace; none is integrated where None.
+            source: Where probes come from; needed by estimators.
+            measure_path: Integrate kinetic energy and Jacobian norm as well; needs a divergence
+                that estimates the norm.
+        """
+        clouds = Segments.of(ptr)
+        probes = _draw(divergence, x, clouds, source)
+        columns = 0 if divergence is None else divergence.estimates()
+        times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
+
+        final = torch.full_like(x, float("nan"))
+        log_det = x.new_full((clouds.count, columns), float("nan"))
+        path = x.new_full((clouds.count, 2 * measure_path), float("nan"))
+        evaluations = torch.zeros(clouds.count, dtype=torch.int64)
+        status = [Status.SUCCESS] * clouds.count
+
+        waiting = [torch.arange(clouds.count, device=x.device)] if clouds.count else []
+        while waiting:
+            chosen = waiting.pop()
+            some, rows = clouds.select(chosen)
+            whole = len(chosen) == clouds.count
+            right_hand_side = self._augmented(
+                some,
+                context if whole or context is None else context[rows],
+                divergence,
+                probes if whole else probes[:, rows],
+                measure_path,
+            )
+            initial: State = (
+                x if whole else x[rows],
+                x.new_zeros(some.count, columns),
+                x.new_zeros(some.count, path.shape[1]),
+            )
+            solution = integrate(
+                right_hand_side, initial, times, solver, some, self.field.parameters()
+            )
+            evaluations[chosen.cpu()] += solution.evaluations
+            if solution.status is Status.SUCCESS:
+                if whole:
+                    final, log_det, path = solution.final()
+                else:
+                    arrived, gained, travelled = solution.final()
+                    final = final.index_put((rows,), arrived)
+                    log_det = log_det.index_put((chosen,), gained)
+                    path = path.index_put((chosen,), travelled)
+                continue
+            lost, retry = _isolate(chosen, solution)
+            for cloud in lost.tolist():
+                status[cloud] = solution.status
+            waiting.extend(retry)
+        return Transport(final, log_det, path, evaluations, tuple(status))
+
+    def trajectory(
+        self,
+        x: Tensor,
+        ptr: Tensor | Segments,
+        times: Tensor,
+        context: Tensor | None = None,
+        *,
+        solver: Solver,
+    ) -> Solution:
+        """The state at each of `times`, (T, N, d) as the first of `Solution.states`."""
+        clouds = Segments.of(ptr)
+        at = self.dynamics(clouds, context)
+        return integrate(lambda t, state: (at(t, state[0])(state[0]),), (x,), times, solver, clouds)
+
+    def _augmented(
+        self,
+        clouds: Segments,
+        context: Tensor | None,
+        divergence: AbstractDivergence | None,
+        probes: Tensor,
+        measure_path: bool,
+    ) -> Callable[[Tensor, State], State]:
+        """The right-hand side of state, trace integral and path integrals together."""
+        at = self.dynamics(clouds, context)
+
+        def right_hand_side(t: Tensor, state: State) -> State:
+            x, log_det, path = state
+            if divergence is None:
+                return at(t, x)(x), torch.zeros_like(log_det), torch.zeros_like(path)
+            trace = divergence(at(t, x), x, clouds, probes)
+            if not measure_path:
+                return trace.velocity, trace.estimates, torch.zeros_like(path)
+            kinetic = clouds.sum(trace.velocity.square().sum(-1))
+            return trace.velocity, trace.estimates, torch.stack([kinetic, trace.jacobian], 1)
+
+        return right_hand_side
+
+
+def _draw(
+    divergence: AbstractDivergence | None,
+    x: Tensor,
+    clouds: Segments,
+    source: torch.Generator | None,
+) -> Tensor:
+    if divergence is None:
+        return x.new_zeros(0, *x.shape)
+    if source is None:
+        source = torch.Generator(device=x.device)
+        probes = divergence.probes(x, clouds, source)
+        if len(probes):
+            raise UsageError(
+                "transport: this divergence draws probes; pass source=rng.generator(…)."
+            )
+        return probes
+    return divergence.probes(x, clouds, source)
+
+
+def _isolate(chosen: Tensor, solution: Solution) -> tuple[Tensor, list[Tensor]]:
+    """Clouds to give up, and groups to try again."""
+    if len(solution.at_fault):
+        kept = torch.ones(len(chosen), dtype=torch.bool, device=chosen.device)
+        kept[solution.at_fault] = False
+        return chosen[~kept], [chosen[kept]] if kept.any() else []
+    if len(chosen) == 1:
+        return chosen, []
+    middle = len(chosen) // 2
+    return chosen[:0], [chosen[middle:], chosen[:middle]]

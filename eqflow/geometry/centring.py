@@ -1,0 +1,46 @@
+"""Centres of mass, and the zero-mean subspace on which translation-invariant densities live."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from eqflow.errors import NotCentered
+from eqflow.geometry.segments import Segments
+
+# A centre of mass further off than this, relative to the size of the cloud, is not rounding.
+CENTRE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-1}
+
+
+def centre_of_mass(x: Tensor, ptr: Tensor | Segments) -> Tensor:
+    """Mean position of each cloud, (N, d) to (B, d), in the unit of `x`."""
+    return Segments.of(ptr).mean(x)
+
+
+def centred(x: Tensor, ptr: Tensor | Segments) -> Tensor:
+    """Positions with each cloud's centre of mass moved to the origin, shape (N, d).
+
+    As a linear map this is the orthogonal projection onto the zero-mean subspace, which has
+    `(n − 1) d` dimensions for `n` points in `d` dimensions.
+    """
+    clouds = Segments.of(ptr)
+    return x - clouds.expand(clouds.mean(x))
+
+
+def require_centred(x: Tensor, ptr: Tensor | Segments) -> None:
+    """Raise `NotCentered` where a centre of mass is off by more than the tolerance of the dtype."""
+    clouds = Segments.of(ptr)
+    offset = clouds.mean(x.detach()).norm(dim=-1)
+    size = clouds.mean(x.detach().square().sum(-1)).sqrt()
+    wrong = offset > CENTRE_TOLERANCE[x.dtype] * (1 + size)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise NotCentered(
+            f"cloud {first}: the centre of mass is {float(offset[first]):.3g} from the origin, "
+            "expected 0. Pass the positions through eqflow.geometry.centred first."
+        )
+
+
+def degrees_of_freedom(ptr: Tensor | Segments, dimension: int) -> Tensor:
+    """Dimension `(n − 1) d` of each cloud's zero-mean subspace, shape (B,); 0 for an empty cloud."""
+    return (Segments.of(ptr).lengths - 1).clamp(min=0) * dimension

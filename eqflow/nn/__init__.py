@@ -1,0 +1,7 @@
+"""Equivariant layers and velocity fields."""
+
+from eqflow.nn.egcl import EGCL
+from eqflow.nn.egnn import EGNN
+from eqflow.nn.field import AbstractField, EGNNField
+
+__all__ = ["EGCL", "EGNN", "AbstractField", "EGNNField"]

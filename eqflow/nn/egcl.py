@@ -1,0 +1,203 @@
+r"""The E(n)-equivariant graph convolution, plain and stabilized.
+
+For receiver `i` and sender `j`, with :math:`d_{ij} = \lVert x_i - x_j \rVert`:
+
+.. math::
+    m_{ij} &= \varphi_e(h_i, h_j, d_{ij}^2, a_{ij}) \\
+    x_i &\leftarrow x_i + \sum_j \frac{x_i - x_j}{d_{ij} + 1} \varphi_x(m_{ij})
+        \quad \text{(stabilized)} \qquad
+    x_i \leftarrow x_i + \tfrac{1}{n-1} \sum_j (x_i - x_j) \varphi_x(m_{ij}) \quad \text{(mean)} \\
+    h_i &\leftarrow h_i + \varphi_h(h_i, \textstyle\sum_j e_{ij} m_{ij})
+
+References: E(n) Equivariant Graph Neural Networks (Satorras, Hoogeboom, Welling, 2021),
+arXiv:2102.09844, eq. 3-8; E(n) Equivariant Normalizing Flows (Satorras et al., 2021),
+arXiv:2105.09016, eq. 9-12. The residual in the feature update is in both codes, not in the formulas.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eqflow.edges import EdgeNetwork, Edges, Gate, egcl_messages
+from eqflow.errors import ShapeError, UsageError
+
+CoordinateUpdate = Literal["stabilized", "mean"]
+
+# Xavier gain of the last layer of φ_x: a new network moves points by almost nothing.
+COORDINATE_GAIN = 1e-3
+
+
+class EGCL(nn.Module):
+    """One E(n)-equivariant graph convolution, for points in any dimension.
+
+    Args:
+        features: Width of the node features `h`.
+        width: Width of the messages; `features` where None.
+        edge_features: Number of edge attributes `a`, K.
+        attention: Multiply each message by a gate `sigmoid(w · m + b)`.
+        infer_edges: Multiply each message by such a gate in the feature sum only.
+        coordinate_update: Divide coordinate differences by `d + 1`, or by the number of neighbours.
+        coordinate_range: Bound of the coordinate weight, `R tanh(φ_x)`; unbounded where None.
+        cutoff: Distance at which messages end smoothly; none where None.
+        momentum: Carry a velocity: `v_i ← φ_v(h_i) v_i + shift`, `x_i ← x_i + v_i`.
+        update_features: Whether `h` is updated; False leaves out `φ_h` altogether.
+
+    Raises:
+        UsageError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int | None = None,
+        *,
+        edge_features: int = 0,
+        attention: bool = False,
+        infer_edges: bool = False,
+        coordinate_update: CoordinateUpdate = "stabilized",
+        coordinate_range: float | None = None,
+        cutoff: float | None = None,
+        momentum: bool = False,
+        update_features: bool = True,
+    ) -> None:
+        super().__init__()
+        if coordinate_update not in ("stabilized", "mean"):
+            raise UsageError(
+                f"coordinate_update: found {coordinate_update!r}, expected 'stabilized' or 'mean'."
+            )
+        for name, value in (("coordinate_range", coordinate_range), ("cutoff", cutoff)):
+            if value is not None and not value > 0:
+                raise UsageError(f"{name}: found {value}, expected a positive number or None.")
+        width = features if width is None else width
+        if features < 1 or width < 1 or edge_features < 0:
+            raise UsageError(
+                f"EGCL: found features={features}, width={width}, edge_features={edge_features}; "
+                "expected at least 1, 1 and 0."
+            )
+        self.edge_features = edge_features
+        self.stabilized = coordinate_update == "stabilized"
+        self.coordinate_range = coordinate_range
+        self.cutoff = cutoff
+
+        # φ_e, its first layer factored: W₁ h_i + b, W₂ h_j and W_a [d², a].
+        self.receiver = nn.Linear(features, width)
+        self.sender = nn.Linear(features, width, bias=False)
+        self.scalars = nn.Linear(1 + edge_features, width, bias=False)
+        self.message = nn.Linear(width, width)
+        _share_fan_in(self.receiver, self.sender, self.scalars)
+        self.attention = nn.Linear(width, 1) if attention else None
+        self.inference = nn.Linear(width, 1) if infer_edges else None
+
+        # φ_x.
+        self.coordinate = nn.Linear(width, width)
+        self.coordinate_out = nn.Linear(width, 1, bias=False)
+        nn.init.xavier_uniform_(self.coordinate_out.weight, gain=COORDINATE_GAIN)
+
+        # φ_h and φ_v.
+        self.feature_update = (
+            nn.Sequential(nn.Linear(features + width, width), nn.SiLU(), nn.Linear(width, features))
+            if update_features
+            else None
+        )
+        self.velocity_scale = (
+            nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, 1))
+            if momentum
+            else None
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        h: Tensor,
+        edges: Edges,
+        edge_attributes: Tensor | None = None,
+        velocity: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Update positions and features.
+
+        Args:
+            x: Positions, shape (N, d).
+            h: Node features, shape (N, features).
+            edges: The graph.
+            edge_attributes: `a`, shape (E, edge_features), in the order of `edges`.
+            velocity: Initial velocity, shape (N, d), for `momentum=True`.
+
+        Returns:
+            `(x, h)`, and with momentum `(x, h, velocity)`.
+
+        Raises:
+            ShapeError: If a shape does not fit.
+            UsageError: If a velocity is given without momentum, or missing with it.
+        """
+        self._check(x, h, edges, edge_attributes, velocity)
+        shift, message = egcl_messages(
+            x, self.receiver(h), self.sender(h), edge_attributes, self.edge_network(), edges
+        )
+        if self.velocity_scale is not None:
+            velocity = self.velocity_scale(h) * velocity + shift
+            x = x + velocity
+        else:
+            x = x + shift
+        if self.feature_update is not None:
+            h = h + self.feature_update(torch.cat([h, message], -1))
+        return (x, h) if velocity is None else (x, h, velocity)
+
+    def edge_network(self) -> EdgeNetwork:
+        """The weights of `φ_e` and `φ_x` as the edge backend takes them."""
+        return EdgeNetwork(
+            scalar_weight=self.scalars.weight,
+            message_weight=self.message.weight,
+            message_bias=self.message.bias,
+            coordinate_weight=self.coordinate.weight,
+            coordinate_bias=self.coordinate.bias,
+            coordinate_out=self.coordinate_out.weight,
+            attention=_gate(self.attention),
+            inference=_gate(self.inference),
+            coordinate_range=self.coordinate_range,
+            stabilized=self.stabilized,
+            cutoff=self.cutoff,
+        )
+
+    def _check(
+        self,
+        x: Tensor,
+        h: Tensor,
+        edges: Edges,
+        edge_attributes: Tensor | None,
+        velocity: Tensor | None,
+    ) -> None:
+        if x.dim() != 2 or x.shape[0] != edges.nodes:
+            raise ShapeError(f"EGCL: x has shape {tuple(x.shape)}, expected ({edges.nodes}, d).")
+        if h.shape != (edges.nodes, self.receiver.in_features):
+            raise ShapeError(
+                f"EGCL: h has shape {tuple(h.shape)}, expected "
+                f"({edges.nodes}, {self.receiver.in_features}): one row a node, `features` wide."
+            )
+        found = None if edge_attributes is None else tuple(edge_attributes.shape)
+        expected = (edges.count, self.edge_features) if self.edge_features else None
+        if found != expected:
+            raise ShapeError(f"EGCL: edge_attributes has shape {found}, expected {expected}.")
+        if (velocity is None) != (self.velocity_scale is None):
+            raise UsageError(
+                "EGCL: a velocity is taken with momentum=True and only then; "
+                f"found velocity {'missing' if velocity is None else 'given'}."
+            )
+        if velocity is not None and velocity.shape != x.shape:
+            raise ShapeError(
+                f"EGCL: velocity has shape {tuple(velocity.shape)}, expected {tuple(x.shape)}."
+            )
+
+
+def _gate(layer: nn.Linear | None) -> Gate | None:
+    return None if layer is None else Gate(layer.weight, layer.bias)
+
+
+def _share_fan_in(*parts: nn.Linear) -> None:
+    """Initialise layers whose outputs are added as `nn.Linear` would initialise their concatenation."""
+    bound = sum(part.in_features for part in parts) ** -0.5
+    for part in parts:
+        for parameter in part.parameters():
+            nn.init.uniform_(parameter, -bound, bound)

@@ -1,0 +1,115 @@
+"""Velocity fields: right-hand sides `field(t, x, edges, context) -> dx/dt` of a flow."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from eqflow.edges import Edges
+from eqflow.errors import ShapeError, UsageError
+from eqflow.geometry import Segments, centred
+from eqflow.nn.egcl import CoordinateUpdate
+from eqflow.nn.egnn import EGNN
+
+
+class AbstractField(nn.Module, ABC):
+    """A velocity for every row of a packed state, given time, graph and fixed node features.
+
+    Attributes:
+        cutoff: Distance within which points are connected, or None for complete graphs. A field
+            with a cutoff must end its messages smoothly there.
+        context_features: Width of the fixed node features it is conditioned on, 0 for none.
+    """
+
+    cutoff: float | None = None
+    context_features: int = 0
+
+    def connect(self, x: Tensor, clouds: Segments) -> Edges:
+        """The graph of the state `x`, shape (N, d)."""
+        if self.cutoff is None:
+            return Edges.complete(clouds)
+        return Edges.radius(x, self.cutoff, clouds)
+
+    @abstractmethod
+    def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
+        """The velocity `dx/dt`.
+
+        Args:
+            t: Time, a scalar, or one a cloud, shape (B,).
+            x: State, shape (N, d).
+            edges: The graph, as `connect` made it for this state.
+            context: Fixed node features, shape (N, context_features), or None.
+
+        Returns:
+            Shape (N, d).
+        """
+
+
+class EGNNField(AbstractField):
+    r"""The field of the equivariant normalizing flow: `ẋ = x^L − x`, its mean removed.
+
+    :math:`x^L = \mathrm{EGNN}(x, [\mathrm{context}, \tau(t)])` with time as node features
+    :math:`\tau(t) = (t, \cos \pi k t, \sin \pi k t)_{k = 1 \dots K}`.
+
+    Args:
+        context_features: Width of the conditioning node features.
+        width, layers, attention, coordinate_update, coordinate_range: As in `EGNN`.
+        time_frequencies: Number K of cosine-sine pairs beside `t`; 0 is the published form.
+        cutoff: Connect points within this distance (in the unit of `x`), their messages ending
+            smoothly; complete graphs where None.
+
+    Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016, eq. 7-12.
+    """
+
+    def __init__(
+        self,
+        context_features: int = 0,
+        width: int = 64,
+        layers: int = 3,
+        *,
+        attention: bool = True,
+        coordinate_update: CoordinateUpdate = "stabilized",
+        coordinate_range: float | None = 15.0,
+        time_frequencies: int = 0,
+        cutoff: float | None = None,
+    ) -> None:
+        super().__init__()
+        if time_frequencies < 0 or context_features < 0:
+            raise UsageError(
+                f"EGNNField: found time_frequencies={time_frequencies}, "
+                f"context_features={context_features}; expected 0 or more."
+            )
+        self.context_features = context_features
+        self.time_frequencies = time_frequencies
+        self.cutoff = cutoff
+        self.egnn = EGNN(
+            context_features + 1 + 2 * time_frequencies,
+            width,
+            layers,
+            attention=attention,
+            coordinate_update=coordinate_update,
+            coordinate_range=coordinate_range,
+            input_distance=True,
+            cutoff=cutoff,
+            positions_only=True,
+        )
+
+    def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
+        found = 0 if context is None else context.shape[-1]
+        if found != self.context_features:
+            raise ShapeError(
+                f"EGNNField: found {found} context features, expected {self.context_features}."
+            )
+        h = edges.clouds.expand(self._time_features(t.expand(edges.clouds.count)))
+        if context is not None:
+            h = torch.cat([context, h], -1)
+        moved = self.egnn(x, h, edges)[0]
+        return centred(moved - x, edges.clouds)
+
+    def _time_features(self, t: Tensor) -> Tensor:
+        k = torch.arange(1, self.time_frequencies + 1, device=t.device, dtype=t.dtype)
+        angle = math.pi * k * t.unsqueeze(1)
+        return torch.cat([t.unsqueeze(1), angle.cos(), angle.sin()], 1)

@@ -1,0 +1,149 @@
+r"""Random elements of the symmetry groups of a cloud.
+
+The Euclidean group :math:`E(d) = O(d) \ltimes T(d)` acts by `x_i ↦ R x_i + t`; its subgroups leave
+out reflections (`SE(d)`, `SO(d)`), translations (`O(d)`, `SO(d)`) or both and rotations (`T(d)`).
+`S(n)` reorders the points of a cloud. In a batch each cloud is moved by an element of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from eqflow import rng
+from eqflow.errors import ShapeError, UsageError
+from eqflow.geometry import Clouds, Segments, centred, random_orthogonal, rotate
+
+# The kinds of motion each group is made of, the plain ones first: the one that fails tells why.
+KINDS = {
+    "E": ("translation", "rotation", "reflection", "combined"),
+    "SE": ("translation", "rotation", "combined"),
+    "O": ("rotation", "reflection"),
+    "SO": ("rotation",),
+    "T": ("translation",),
+    "S": ("permutation",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """One element of a group for each cloud of a batch of B clouds and N points.
+
+    Attributes:
+        kind: What it is made of, one of the values of `KINDS`.
+        rotation: Orthogonal matrices R, shape (B, d, d), float64.
+        translation: Shifts t, shape (B, d), float64, in the unit of the positions.
+        order: The point that comes to each place, shape (N,), int64; it stays in its cloud.
+    """
+
+    kind: str
+    rotation: Tensor
+    translation: Tensor
+    order: Tensor
+
+    @classmethod
+    def identity(cls, batch: Clouds) -> Motion:
+        """The motion that leaves every cloud of `batch` where it is."""
+        like = batch.x.new_zeros((), dtype=torch.float64)
+        return cls(
+            "identity",
+            torch.eye(batch.dimension).to(like).repeat(len(batch), 1, 1),
+            like.new_zeros(len(batch), batch.dimension),
+            torch.arange(batch.x.shape[0], device=batch.x.device),
+        )
+
+    def apply(self, batch: Clouds) -> Clouds:
+        """The moved clouds: `x_i ↦ R x_i + t`, computed in float64, then reordered.
+
+        >>> pair = Clouds(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 2]))
+        >>> swap = replace(Motion.identity(pair), order=torch.tensor([1, 0]))
+        >>> swap.apply(pair).x.tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+        """
+        x = rotate(batch.x.to(self.rotation.dtype), self.rotation, batch.segments)
+        x = x + batch.segments.expand(self.translation)
+        numbers = None if batch.numbers is None else batch.numbers[self.order]
+        return replace(batch, x=x.to(batch.x.dtype)[self.order], numbers=numbers)
+
+
+def random_motions(
+    batch: Clouds, group: str = "E(3)", seed: int = 0, count: int = 3
+) -> Iterator[Motion]:
+    """`count` random motions of each kind that `group` is made of.
+
+    Rotations follow the Haar measure; a translation is about as long as its cloud is wide.
+
+    Args:
+        batch: The clouds to move.
+        group: `"E(d)"`, `"SE(d)"`, `"O(d)"`, `"SO(d)"`, `"T(d)"` with a number for d, or `"S(n)"`.
+        seed: The motions are a function of it.
+        count: Motions of each kind.
+
+    Raises:
+        UsageError: If there is no such group, or `count` is not positive.
+        ShapeError: If the group acts in another dimension than that of the clouds.
+    """
+    family = _family(group, batch.dimension)
+    if count < 1:
+        raise UsageError(f"motions: found {count}, expected at least 1.")
+    for kind in KINDS[family]:
+        for turn in range(count):
+            source = rng.generator(seed, "testing", kind, turn, device=batch.x.device)
+            yield _draw(kind, batch, source, proper=family != "E" or kind != "combined")
+
+
+def _draw(kind: str, batch: Clouds, source: torch.Generator, proper: bool) -> Motion:
+    still = Motion.identity(batch)
+    like, count, dimension = still.translation, len(batch), batch.dimension
+    if kind == "permutation":
+        return replace(still, kind=kind, order=_shuffled(batch.segments, source))
+    rotation, translation = still.rotation, still.translation
+    if kind != "translation":
+        rotation = random_orthogonal(count, dimension, like, source, proper=proper)
+    if kind == "reflection":
+        rotation[:, 0] *= -1
+    if kind in ("translation", "combined"):
+        width = spread(batch)
+        width = torch.where(width > 0, width, torch.ones_like(width))
+        translation = 3 * width.unsqueeze(-1) * rng.normal((count, dimension), like, source)
+    return Motion(kind, rotation, translation, still.order)
+
+
+def spread(batch: Clouds) -> Tensor:
+    """Root mean square distance from the centre of mass, shape (B,), float64; 0 for one point."""
+    x = centred(batch.x.double(), batch.segments)
+    return batch.segments.mean(x.square().sum(-1)).sqrt()
+
+
+def _shuffled(segments: Segments, source: torch.Generator) -> Tensor:
+    starts = segments.ptr[:-1].tolist()
+    lengths = segments.lengths.tolist()
+    parts = [
+        start + rng.permutation(length, source)
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+    return torch.cat(parts) if parts else segments.ptr.new_empty(0)
+
+
+def _family(group: str, dimension: int) -> str:
+    known = [f"{family}({dimension})" for family in KINDS if family != "S"] + ["S(n)"]
+    match = re.fullmatch(r"(E|SE|O|SO|T)\((\d+)\)", group)
+    if group == "S(n)":
+        return "S"
+    if match is None:
+        near = get_close_matches(group, known, n=2, cutoff=0.3) or known
+        raise UsageError(
+            f"group: found {group!r}, expected one of {', '.join(known)}. "
+            f"Did you mean {' or '.join(map(repr, near))}?"
+        )
+    if int(match[2]) != dimension:
+        raise ShapeError(
+            f"group: {group} acts in {match[2]} dimensions, but the clouds have {dimension}. "
+            f"Pass group='{match[1]}({dimension})'."
+        )
+    return match[1]

@@ -1,0 +1,114 @@
+r"""How the output of a function moves when its input does.
+
+An output of `k` columns moves by `y ↦ D(R) y`, a point also by the translation `t`:
+
+- `"scalar"`: `D = 1`, any `k`;
+- `"vector"`: `D = R`, `k = d`;
+- `"point"`: `y ↦ R y + t`, `k = d`;
+- irreps of O(3) in e3nn's notation, such as `"1x0e+1x1o"`: `D` block by block. e3nn orders the axes
+  of `1o` as (x, y, z), so `1o` is a vector, and `1e` a pseudovector such as an angular momentum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from eqflow import rng
+from eqflow.errors import UsageError
+from eqflow.testing.motions import Motion
+
+if TYPE_CHECKING:
+    import e3nn.o3
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One way for an output to move.
+
+    Attributes:
+        name: What the caller asked for.
+        columns: Number of columns such an output has, or None where any number will do.
+        matrices: Rotations (B, d, d) to the matrices `D` of the outputs, (B, k, k), or None for 1.
+        translates: Whether the output is a position.
+    """
+
+    name: str
+    columns: int | None = None
+    matrices: Callable[[Tensor], Tensor] | None = None
+    translates: bool = False
+
+    def act(self, values: Tensor, motion: Motion, cloud: Tensor) -> Tensor:
+        """Moved outputs, (M, k) to (M, k), where `cloud` (M,) says whose element moves a row."""
+        if self.matrices is not None:
+            matrix = self.matrices(motion.rotation)[cloud]
+            values = torch.einsum("mij,mj->mi", matrix, values)
+        return values + motion.translation[cloud] if self.translates else values
+
+
+def representation(output: str | e3nn.o3.Irreps, dimension: int) -> Representation:
+    """The representation called `output`, for clouds of `dimension` d.
+
+    Raises:
+        UsageError: If there is none of that name, or irreps are asked for where d is not 3.
+    """
+    named = {
+        "scalar": Representation("scalar"),
+        "vector": Representation("vector", dimension, lambda rotation: rotation),
+        "point": Representation("point", dimension, lambda rotation: rotation, translates=True),
+    }
+    if isinstance(output, str) and output in named:
+        return named[output]
+    from e3nn import o3
+
+    try:
+        irreps = o3.Irreps(output)
+    except (ValueError, TypeError, AttributeError) as error:
+        near = get_close_matches(str(output), named, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(
+            f"output: found {output!r}, expected {', '.join(map(repr, named))} or irreps "
+            f"such as '1x0e+1x1o'.{hint}"
+        ) from error
+    if dimension != 3:
+        raise UsageError(
+            f"output: irreps {irreps} are those of O(3), but the clouds have dimension "
+            f"{dimension}. Use 'scalar', 'vector' or 'point'."
+        )
+    return Representation(
+        str(irreps), irreps.dim, lambda rotation: _irrep_matrices(irreps, rotation)
+    )
+
+
+def _irrep_matrices(irreps: e3nn.o3.Irreps, rotation: Tensor) -> Tensor:
+    """Block-diagonal matrices of `irreps`, (B, 3, 3) to (B, k, k).
+
+    e3nn's own `D_from_matrix` goes through Euler angles and is off by 1e-6 in float64. Here each
+    block is read off the spherical harmonics, `Y(R p) = D(R) Y(p)`, at enough directions `p`: the
+    error is 1e-14.
+    """
+    from e3nn import o3
+
+    sign = torch.sign(torch.linalg.det(rotation))
+    proper = rotation * sign[:, None, None]
+    source = rng.generator(0, "testing", "directions", device=rotation.device)
+    direction = rng.normal((8 * (irreps.lmax + 1), 3), rotation, source)
+    moved = torch.einsum("bij,nj->bni", proper, direction)
+    matrices = rotation.new_zeros(len(rotation), irreps.dim, irreps.dim)
+    start = 0
+    for multiplicity, irrep in irreps:
+        before = o3.spherical_harmonics(irrep.l, direction, normalize=True)
+        after = o3.spherical_harmonics(irrep.l, moved, normalize=True)
+        block = (torch.linalg.pinv(before) @ after).mT
+        if irrep.p == -1:
+            block = block * sign[:, None, None]
+        for _ in range(multiplicity):
+            end = start + irrep.dim
+            matrices[:, start:end, start:end] = block
+            start = end
+    return matrices

@@ -1,0 +1,151 @@
+"""What a run is made of: one dataclass a concept, every leaf with its unit and the reason of its default.
+
+These are the schemas of the command line; presets in `configs/experiment` override them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def leaf(default: Any, help: str) -> Any:
+    """A field with its documentation, which `eqflow train --help` prints."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    """Where everything goes."""
+
+    dir: str | None = leaf(None, "run folder; runs/<name> where not given")
+
+
+@dataclass
+class DataConfig:
+    """Which structures, and how they are divided."""
+
+    source: str = leaf(
+        "file", "file, qm9, images, voxels, shapes, g2, or a target: dw4, lj13, lj55, …"
+    )
+    path: str | None = leaf(None, "file or folder; a target or shapes are generated without one")
+    structures: int | None = leaf(None, "how many to generate, or the most to use of a file")
+    dimension: int = leaf(3, "coordinates of a point")
+    points: int | None = leaf(None, "most points of a structure (images, voxels, shapes)")
+    elements: list[str] = leaf([], "elements the model is conditioned on; none: points are alike")
+    on_problem: str = leaf("stop", "stop at a malformed record, or skip it and list it")
+    validation: float = leaf(0.05, "fraction held out to choose the best weights")
+    test: float = leaf(0.05, "fraction held out for the final figures")
+
+
+@dataclass
+class ModelConfig:
+    """The velocity field."""
+
+    name: str = leaf("egnn", "egnn")
+    layers: int = leaf(3, "message passes; 3 is the published choice for particles")
+    width: int = leaf(64, "hidden features")
+    attention: bool = leaf(True, "gate each message, as published")
+    coordinate_update: str = leaf("stabilized", "stabilized: divide by d + 1; mean: by n − 1")
+    coordinate_range: float | None = leaf(15.0, "bound of the coordinate weights, as published")
+    time_frequencies: int = leaf(0, "cosine–sine pairs of time beside t itself")
+    cutoff: float | None = leaf(
+        None, "connect points nearer than this (units of the data's scale); all where not given"
+    )
+
+
+@dataclass
+class FlowMatchingConfig:
+    """Regress the velocity of straight paths: no solver runs while training."""
+
+    name: str = leaf("flow_matching", "flow_matching")
+    coupling: str = leaf("equivariant_ot", "equivariant_ot, minibatch_ot or independent")
+
+
+@dataclass
+class MaximumLikelihoodConfig:
+    """Minimise the negative log-likelihood through the solver."""
+
+    name: str = leaf("maximum_likelihood", "maximum_likelihood")
+    kinetic: float = leaf(0.0, "weight of ∫‖v‖² dt; 1e-3 is published for molecules")
+    jacobian: float = leaf(0.0, "weight of ∫‖∂v/∂x‖² dt; 1e-3 is published for molecules")
+
+
+@dataclass
+class ExactConfig:
+    """The trace itself."""
+
+    name: str = leaf("exact", "exact")
+
+
+@dataclass
+class HutchinsonConfig:
+    """Unbiased estimate by random probes."""
+
+    name: str = leaf("hutchinson", "hutchinson")
+    probes: int = leaf(
+        4, "independent estimates: two or more give a standard error, one is cheapest"
+    )
+    distribution: str = leaf("rademacher", "rademacher (smaller variance) or gaussian")
+
+
+@dataclass
+class HutchPlusPlusConfig:
+    """Exact on a sketched subspace, Hutchinson on the rest."""
+
+    name: str = leaf("hutch_plus_plus", "hutch_plus_plus")
+    probes: int = leaf(2, "independent estimates given the sketch")
+    sketch: int = leaf(2, "directions taken exactly")
+
+
+@dataclass
+class SolverConfig:
+    """How the flow is integrated: in likelihood training, figures, and by default afterwards."""
+
+    method: str = leaf("dopri5", "dopri5, adaptive_heun (adaptive), rk4, midpoint, euler (fixed)")
+    rtol: float = leaf(1e-5, "relative tolerance; 1e-4 costs 0.5 nat a molecule in accuracy")
+    atol: float = leaf(1e-5, "absolute tolerance, in units of the data's scale and in nats")
+    steps: int = leaf(20, "steps of a fixed-step method")
+    step_limit: int = leaf(2000, "most evaluations of the field in one integration")
+    gradient: str = leaf("direct", "direct (faster) or adjoint (constant memory)")
+
+
+@dataclass
+class TrainConfig:
+    """The step loop."""
+
+    steps: int = leaf(20000, "updates")
+    minutes: float | None = leaf(None, "stop after this much wall time if it comes first")
+    batch_size: int = leaf(256, "structures a step")
+    pairs: int | None = leaf(None, "most directed pairs of points a step; bounds the memory")
+    learning_rate: float = leaf(1e-3, "peak, of Adam")
+    schedule: str = leaf("cosine", "cosine to zero, or constant, after the warm-up")
+    warmup_steps: int = leaf(100, "linear warm-up of the learning rate")
+    weight_decay: float = leaf(0.0, "decoupled (AdamW)")
+    clip: float = leaf(1.0, "largest norm of the gradient")
+    ema_decay: float = leaf(0.999, "exponential moving average of the weights; 0 for none")
+    validate_every: int = leaf(1000, "steps between validations")
+    validation_structures: int = leaf(2048, "most structures a validation uses")
+    final_structures: int = leaf(1000, "test structures of the final figures; 0 for none")
+    checkpoint_every: int = leaf(1000, "steps between checkpoints")
+    log_every: int = leaf(50, "steps between rows of metrics.csv")
+    tensorboard: bool = leaf(True, "write TensorBoard events as well, where it is installed")
+    device: str = leaf("auto", "cpu, cuda, or auto: cuda where there is one")
+    threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    name: str = leaf("custom", "name of the preset, and of the default run folder")
+    seed: int = leaf(0, "all randomness is a function of it")
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: Any = field(default_factory=FlowMatchingConfig)
+    divergence: Any = field(default_factory=ExactConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

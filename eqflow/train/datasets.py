@@ -1,0 +1,178 @@
+"""The structures of a run: one loader a source, split as a function of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eqflow.chem.elements import atomic_number
+from eqflow.chem.g2 import load_g2
+from eqflow.data import duplicates, load_qm9, read_images, read_report, read_voxels, split, surfaces
+from eqflow.errors import DataError, UsageError
+from eqflow.flows import Compositions
+from eqflow.geometry import Clouds, centred, degrees_of_freedom
+from eqflow.targets import AbstractTarget, target_by_name
+from eqflow.targets.names import TARGETS
+from eqflow.train.config import DataConfig
+
+# Structures generated where data.structures does not say how many.
+GENERATED = {"lj13": 20_000, "lj55": 1_000, "shapes": 2_000}
+GENERATED_OTHERWISE = 100_000
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Structures of a run.
+
+    Attributes:
+        parts: "train", "validation" and "test".
+        skipped: A line for each record left out.
+        target: The energy they are samples of, where it is known.
+        statistics: What the flow needs to know of them, as plain values.
+    """
+
+    parts: dict[str, Clouds]
+    skipped: list[str]
+    target: AbstractTarget | None
+    statistics: dict[str, Any]
+
+
+def load_dataset(config: DataConfig, seed: int) -> Dataset:
+    """Read or generate the structures of a configuration and split them.
+
+    Duplicates never end in different parts.
+
+    Raises:
+        DataError: If they cannot be read, or none is left.
+        UsageError: If the source is unknown or contradicts another option.
+    """
+    clouds, skipped = _structures(config, seed)
+    wrong = clouds.dimension != config.dimension
+    if wrong:
+        raise DataError(
+            f"data: found structures in {clouds.dimension} dimensions, "
+            f"expected data.dimension={config.dimension}."
+        )
+    target = _target(config)
+    if target is not None and clouds.segments.uniform != target.points:
+        raise DataError(
+            f"data: {config.source} has {target.points} points; the structures have "
+            f"{int(clouds.sizes.min())} to {int(clouds.sizes.max())}."
+        )
+    fractions = {
+        "train": 1 - config.validation - config.test,
+        "validation": config.validation,
+        "test": config.test,
+    }
+    chosen = split(len(clouds), fractions, seed, groups=duplicates(clouds))
+    parts = {name: clouds[index] for name, index in chosen.items()}
+    elements = tuple(sorted({atomic_number(name) for name in config.elements}))
+    statistics = {
+        "dimension": clouds.dimension,
+        "scale": spread(parts["train"]),
+        "compositions": Compositions.of(parts["train"], elements).to_plain(),
+    }
+    for part in ("validation", "test"):
+        Compositions.of(parts[part], elements)  # unknown elements are found before training
+    return Dataset(parts, skipped, target, statistics)
+
+
+def spread(clouds: Clouds) -> float:
+    """Root mean square of a degree of freedom, in the unit of the data: the scale of a flow.
+
+    Raises:
+        DataError: If there is no degree of freedom, or all structures are single points.
+    """
+    x = centred(clouds.x.double(), clouds.segments)
+    freedom = int(degrees_of_freedom(clouds.segments, clouds.dimension).sum())
+    scale = float((x.square().sum() / max(freedom, 1)).sqrt())
+    if freedom == 0 or not scale > 0:
+        raise DataError(
+            "data: every structure is a single point (or all its points coincide), so there is "
+            "nothing to learn; expected structures of at least two different points."
+        )
+    return scale
+
+
+def _target(config: DataConfig) -> AbstractTarget | None:
+    return target_by_name(config.source) if config.source in TARGETS else None
+
+
+def _structures(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.source in TARGETS:
+        clouds, skipped = _of_target(config, seed)
+    elif config.source in SOURCES:
+        clouds, skipped = SOURCES[config.source](config, seed)
+    else:
+        names = [*SOURCES, *TARGETS]
+        raise UsageError(
+            f"data.source: found {config.source!r}, expected one of {', '.join(names)}."
+        )
+    if config.structures is not None and len(clouds) > config.structures:
+        clouds = clouds[: config.structures]
+    return clouds, skipped
+
+
+def _count(config: DataConfig) -> int:
+    return config.structures or GENERATED.get(config.source, GENERATED_OTHERWISE)
+
+
+def _of_target(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is not None:
+        return _of_file(config, seed)
+    x = target_by_name(config.source).sample(_count(config), seed)
+    return Clouds.from_dense(x), []
+
+
+def _of_file(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is None:
+        raise UsageError(
+            f"data.path: needed for data.source={config.source}; "
+            "give a file that ends in .xyz, .extxyz, .sdf, .npz or .npy."
+        )
+    result = read_report(config.path, config.dimension, config.on_problem)
+    return result.clouds, result.skipped
+
+
+def _of_qm9(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    return load_qm9(config.path), []
+
+
+def _of_images(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is None:
+        raise UsageError(
+            "data.path: needed for data.source=images; give an IDX file such as MNIST's "
+            "train-images-idx3-ubyte.gz."
+        )
+    result = read_images(config.path, max_points=config.points, limit=config.structures, seed=seed)
+    return result.clouds, result.skipped
+
+
+def _of_voxels(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is None:
+        raise UsageError("data.path: needed for data.source=voxels; give an .npz of voxel grids.")
+    result = read_voxels(config.path, config.points, seed)
+    return result.clouds, result.skipped
+
+
+def _of_shapes(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is not None:
+        return _of_file(config, seed)
+    return surfaces(_count(config), config.points or 256, seed, dtype=torch.float32), []
+
+
+def _of_g2(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    return load_g2(config.elements or None, min_atoms=2), []
+
+
+SOURCES: dict[str, Callable[[DataConfig, int], tuple[Clouds, list[str]]]] = {
+    "file": _of_file,
+    "qm9": _of_qm9,
+    "images": _of_images,
+    "voxels": _of_voxels,
+    "shapes": _of_shapes,
+    "g2": _of_g2,
+}

@@ -1,0 +1,60 @@
+"""`load`: from a run folder, or the weights file alone, back to a `Flow`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eqflow.errors import CheckpointError
+from eqflow.flows import Flow
+from eqflow.train.build import build_flow
+from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
+from eqflow.train.config import ModelConfig, SolverConfig
+
+Section = TypeVar("Section")
+
+
+def load(path: str | Path) -> Flow:
+    """The trained flow of a run, ready to sample and score.
+
+    Args:
+        path: A run folder, or a `weights.safetensors` on its own.
+
+    Raises:
+        CheckpointError: If there is no such file, it is damaged, or it is no weights file.
+    """
+    flow, _ = load_with_config(path)
+    return flow
+
+
+def load_with_config(path: str | Path) -> tuple[Flow, dict[str, Any]]:
+    """The trained flow and the resolved configuration it was trained with."""
+    file = weights_path(path)
+    tensors, config, statistics = read_weights(file)
+    try:
+        model = _section(ModelConfig, config["model"])
+        solver = _section(SolverConfig, config["solver"])
+        flow = build_flow(model, solver, statistics, seed=0)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: its configuration does not describe a flow ({error})."
+        ) from error
+    load_tensors(flow, tensors, file)
+    flow.eval()
+    return flow, config
+
+
+def weights_path(path: str | Path) -> Path:
+    """The weights file of a run folder, or the file itself."""
+    path = Path(path)
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _section(kind: type[Section], plain: dict[str, Any]) -> Section:
+    """A config section from plain values; keys of a newer version are not understood, and said so."""
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise KeyError(f"unknown keys {', '.join(unknown)}; install a newer eqflow")
+    return kind(**plain)

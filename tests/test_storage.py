@@ -1,0 +1,142 @@
+"""A file is its old self or its new self, and what cannot be written says so."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eqflow import storage
+from eqflow.errors import ExitCode, StorageError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_content_arrives_and_replaces_what_was_there(tmp_path):
+    path = tmp_path / "new folder" / "naïve ü.txt"
+    storage.write_text(path, "first")
+    storage.write_text(path, "zweite Fassung: äöü\n")
+    assert path.read_text(encoding="utf-8") == "zweite Fassung: äöü\n"
+    storage.write_bytes(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert names(path.parent) == ["naïve ü.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_writer_that_raises_leaves_the_old_file_and_no_stray(tmp_path, error):
+    path = tmp_path / "weights"
+    storage.write_text(path, "old")
+
+    def fail(file):
+        file.write(b"half of the new")
+        raise error
+
+    with pytest.raises(error):
+        storage.write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["weights"]
+
+
+def test_a_full_disk_is_a_storage_error_that_changes_nothing(tmp_path):
+    path = tmp_path / "weights"
+    storage.write_text(path, "old")
+
+    def fill(file):
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"0" * 4096)
+
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(StorageError, match="No space left") as caught:
+        storage.write_atomically(path, fill)
+    assert caught.value.exit_code is ExitCode.STORAGE
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize(
+    "call", [lambda path: storage.write_text(path, "content"), storage.require_writable]
+)
+def test_a_folder_that_is_a_file_is_a_storage_error_naming_it(tmp_path, call):
+    obstacle = tmp_path / "file"
+    obstacle.write_text("in the way")
+    with pytest.raises(StorageError) as caught:
+        call(obstacle / "new")
+    assert str(obstacle) in str(caught.value)
+    assert obstacle.read_text() == "in the way"
+
+
+def test_a_folder_in_place_of_the_file_is_a_storage_error(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(StorageError, match="taken"):
+        storage.write_text(tmp_path / "taken", "content")
+    assert names(tmp_path) == ["taken"]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_read_only_folder_is_a_storage_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError):
+        storage.require_writable(tmp_path)
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    storage.require_writable(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    storage.write_text(tmp_path / "ours", "")
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "ours")]
+    assert modes[0] == modes[1]
+
+
+def test_strays_are_removed_and_nothing_else(tmp_path):
+    for name in (f"{storage.STRAY_PREFIX}abc", "weights", ".hidden"):
+        (tmp_path / name).write_text("")
+    storage.remove_strays(tmp_path)
+    assert names(tmp_path) == [".hidden", "weights"]
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    content = b"0123456789" * 300_000
+    storage.write_bytes(tmp_path / "large", content)
+    assert storage.sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_process_killed_while_saving_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights"
+    storage.write_text(path, "old")
+    script = (
+        "import sys, time\n"
+        "from eqflow import storage\n"
+        "def slow(file):\n"
+        "    file.write(b'half'); file.flush(); time.sleep(60)\n"
+        "storage.write_atomically(sys.argv[1], slow)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    deadline = time.monotonic() + 60
+    while not any(p.read_bytes() == b"half" for p in tmp_path.glob(f"{storage.STRAY_PREFIX}*")):
+        assert time.monotonic() < deadline, "the writer never began"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert path.read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    storage.remove_strays(tmp_path)
+    assert names(tmp_path) == ["weights"]
