@@ -1,4 +1,4 @@
-"""Draw structures: `python sample.py run=runs/dw4 n=1000 out=samples.extxyz`, the same as `eqflow sample`."""
+"""Draw structures: `python sample.py run=runs/dw4 out=x.npz`, the same as `eqflow sample`."""
 
 import sys
 

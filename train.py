@@ -1,4 +1,4 @@
-"""Train a density model: `python train.py experiment=dw4 run.dir=runs/dw4`, the same as `eqflow train`."""
+"""Train a density model: `python train.py experiment=dw4`, the same as `eqflow train`."""
 
 import sys
 

@@ -59,7 +59,7 @@ class EmptyData(DataError):
 
 
 class CheckpointError(DataError):
-    """A file given as weights or state that is not one, or is damaged or of another architecture."""
+    """A file that is no weights or state, is damaged, or is of another architecture."""
 
 
 class NumericalError(EqflowError):

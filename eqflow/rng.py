@@ -62,5 +62,5 @@ def seeded(seed: int, *purpose: Purpose) -> Iterator[None]:
     The global state is put back afterwards.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derived_seed(seed, *purpose))
+        torch.default_generator.manual_seed(derived_seed(seed, *purpose))
         yield

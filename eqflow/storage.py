@@ -49,7 +49,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically."""
-    write_atomically(path, lambda file: file.write(content) and None)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    write_atomically(path, write)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -21,8 +21,10 @@ def run(config: CheckConfig) -> ExitCode:
             f"structures: found {config.structures}, expected at least 2: one alone cannot show "
             "that it is independent of its batch."
         )
-    out = None if config.out is None else required_output(config.out, "check.json")
+    out = None if config.out is None else required_output(config.out, [".json"], "check.json")
     flow = load_run(config.run, threads=config.threads)
+    if out is not None:
+        storage.require_writable(out.parent)
     terminal = Terminal()
     terminal.line(f"check {config.run} on {config.structures} of its own structures")
     laws = flow_laws(flow, config.structures, config.seed)

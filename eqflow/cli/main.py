@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from eqflow.cli import check, demo, sample, score, train
-from eqflow.cli.compose import SCHEMAS, composed, experiments, keys
+from eqflow.cli.compose import composed, experiments, keys
+from eqflow.cli.terminal import abandon_output
+from eqflow.cli.words import nearest
 from eqflow.errors import EqflowError, ExitCode
 
 VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
@@ -22,7 +23,17 @@ VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output went away; nothing more can be told to it.
+        abandon_output()
+        return ExitCode.DONE
+    return code
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return ExitCode.DONE if words else ExitCode.USAGE
@@ -34,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if verb not in VERBS:
         print(
-            f"eqflow: there is no verb {verb!r}; expected one of {', '.join(VERBS)}.",
+            f"eqflow: there is no verb {verb!r}; {nearest(verb, VERBS)}",
             file=sys.stderr,
         )
         return ExitCode.USAGE
@@ -59,30 +70,33 @@ def help_of(verb: str) -> str:
     lines = [f"eqflow {verb}: {VERBS[verb][1]}", ""]
     if verb == "train":
         lines += [f"  {'experiment':<28}{'':<16}one of {', '.join(experiments())}"]
-    for key, (default, text) in keys(SCHEMAS[verb]).items():
-        shown = "" if default is None else str(default)
+    for key, leaf in keys(verb).items():
+        shown = "" if leaf.default is None else str(leaf.default)
+        text = f"{leaf.help} (with {leaf.option})" if leaf.option else leaf.help
         lines.append(f"  {key:<28}{shown:<16}{text}")
     return "\n".join(lines)
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:
     try:
-        code = VERBS[verb][0](composed(verb, words))
-        sys.stdout.flush()
-        return code
+        return VERBS[verb][0](composed(verb, words))
     except EqflowError as error:
         return _failed(verb, str(error), error.exit_code)
     except KeyboardInterrupt:
         return _failed(verb, "interrupted", ExitCode.INTERRUPTED)
-    except MemoryError:
-        return _failed(verb, "out of memory; lower train.batch_size or the batch", ExitCode.MEMORY)
     except BrokenPipeError:
-        # The reader of the output went away; nothing more can be told to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            return _bug(verb)
+        return _failed(verb, "out of memory; lower train.batch_size or the batch", ExitCode.MEMORY)
     except Exception:
-        traceback.print_exc()
-        return _failed(verb, "this is a bug in eqflow; please report the lines above", ExitCode.BUG)
+        return _bug(verb)
+
+
+def _bug(verb: str) -> int:
+    traceback.print_exc()
+    return _failed(verb, "this is a bug in eqflow; please report the lines above", ExitCode.BUG)
 
 
 def _failed(verb: str, message: str, code: ExitCode) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from eqflow import rng
+from eqflow import rng, storage
 from eqflow.chem.formula import numbers_of_formula
 from eqflow.cli.schemas import SampleConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
 from eqflow.data import writable_ending, write
+from eqflow.data.files import WRITERS
 from eqflow.errors import ExitCode, SolverFailed, UsageError
 from eqflow.flows import Status
 from eqflow.geometry import Clouds
@@ -21,13 +22,14 @@ def run(config: SampleConfig) -> ExitCode:
         )
     if config.formula is not None and config.sizes is not None:
         raise UsageError("formula and sizes contradict each other; give one of them.")
-    out = required_output(config.out, "samples.extxyz")
+    out = required_output(config.out, list(WRITERS), "samples.extxyz")
     flow = load_run(config.run, config.device, config.threads)
     fixed = config.sizes is not None or config.formula is not None
     one_size = fixed or len(flow.compositions.counts.sum(1).unique()) == 1
     writable_ending(out, dimension=flow.dimension, one_size=one_size)
     numbers = None if config.formula is None else numbers_of_formula(config.formula)
     solver = overridden(flow.solver, config.solver)
+    storage.require_writable(out.parent)
 
     terminal = Terminal()
     terminal.line(f"sample {config.n:,} structures from {config.run} by {solver.method}, to {out}")

@@ -1,4 +1,4 @@
-"""`eqflow score`: log-likelihood of structures under a trained run, with every term and its error."""
+"""`eqflow score`: log-likelihood of structures under a trained run, with its terms and error."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ BATCH = 256  # structures between two lines of progress
 
 def run(config: ScoreConfig) -> ExitCode:
     """Score, write a row a structure, and say the mean."""
-    out = required_output(config.out, "scores.csv")
+    out = required_output(config.out, [".csv"], "scores.csv")
     if config.data.path is None:
         raise UsageError("data.path: needed; give a file of structures.")
     if config.data.on_problem not in ("stop", "skip"):
         raise UsageError(
             f"data.on_problem: found {config.data.on_problem!r}, expected stop or skip."
         )
+    if config.data.structures is not None and config.data.structures < 1:
+        raise UsageError(f"data.structures: found {config.data.structures}, expected at least 1.")
     divergence = build_divergence(config.divergence)
     flow = load_run(config.run, config.device, config.threads)
     solver = overridden(flow.solver, config.solver)
     result = read_report(config.data.path, flow.dimension, config.data.on_problem)
     clouds = result.clouds[: config.data.structures]
+    storage.require_writable(out.parent)
 
     terminal = Terminal()
     terminal.line(

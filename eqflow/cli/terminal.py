@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -15,14 +16,14 @@ class Terminal:
         self._started = time.monotonic()
 
     def line(self, text: str) -> None:
-        """Print one line."""
+        """Print one line; where nobody reads any more, the work goes on in silence."""
         self._clear()
-        print(text, flush=True)
+        self._print(f"{text}\n")
 
     def progress(self, text: str) -> None:
         """Replace the line of progress; nothing where output is not a terminal."""
         if self._live:
-            print(f"\r{text.ljust(self._shown)}", end="", flush=True)
+            self._print(f"\r{text.ljust(self._shown)}")
             self._shown = len(text)
 
     def counted(self, done: int, total: int, what: str) -> None:
@@ -34,8 +35,19 @@ class Terminal:
 
     def _clear(self) -> None:
         if self._shown:
-            print("\r" + " " * self._shown + "\r", end="")
+            self._print("\r" + " " * self._shown + "\r")
             self._shown = 0
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:
+            abandon_output()
+
+
+def abandon_output() -> None:
+    """Send what is still to be printed nowhere: the reader of standard output has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -30,12 +31,24 @@ def run(config: Config) -> ExitCode:
             terminal.progress(line)
 
     with _Signals() as signals:
-        complete = training.train(signals.received, follow)
+        try:
+            complete = training.train(signals.received, follow)
+        except KeyboardInterrupt:
+            if signals.number is None:
+                raise
+            terminal.line(f"stopped at once; go on from the last checkpoint: {_command()}")
+            return signals.code()
     if complete:
         terminal.line(f"done: {training.folder}")
         return ExitCode.DONE
-    terminal.line(f"stopped and saved; go on with: {shlex.join(['eqflow', *sys.argv[1:]])}")
-    return ExitCode.TERMINATED if signals.number == signal.SIGTERM else ExitCode.INTERRUPTED
+    terminal.line(f"stopped and saved; go on with: {_command()}")
+    return signals.code()
+
+
+def _command() -> str:
+    """The command that resumes, also where `train.py` was called."""
+    words = sys.argv[1:]
+    return shlex.join(["eqflow", "train", *(words[1:] if words[:1] == ["train"] else words)])
 
 
 def _progress(trainer: Trainer, figures: dict[str, float]) -> str:
@@ -61,6 +74,10 @@ class _Signals:
         """Whether a signal came."""
         return self.number is not None
 
+    def code(self) -> ExitCode:
+        """The exit code of the signal that came."""
+        return ExitCode.TERMINATED if self.number == signal.SIGTERM else ExitCode.INTERRUPTED
+
     def __enter__(self) -> _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
@@ -74,3 +91,5 @@ class _Signals:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+        # Printing from a handler may meet a print that it interrupted; the descriptor may not.
+        os.write(2, b"stopping after this step; once more leaves at once\n")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from eqflow import storage
 from eqflow.cli.schemas import SolverOverride
 from eqflow.errors import UsageError
 from eqflow.flows import Flow, Solver
@@ -32,12 +32,19 @@ def overridden(solver: Solver, override: SolverOverride) -> Solver:
     return replace(solver, **given)
 
 
-def required_output(out: str | None, example: str) -> Path:
-    """The file to write; its folder is made and proven writable before anything is computed."""
+def required_output(out: str | None, endings: Sequence[str], example: str) -> Path:
+    """The file to write, by its name; nothing is made yet.
+
+    Raises:
+        UsageError: If there is none, it is a folder, or its ending is another.
+    """
     if out is None:
         raise UsageError(f"out: needed; give the file to write, such as {example}.")
     path = Path(out)
     if path.is_dir():
         raise UsageError(f"out: {path} is a folder; expected a file, such as {path / example}.")
-    storage.require_writable(path.parent)
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"out: {path} ends in {path.suffix!r}, expected {' '.join(endings)}, such as {example}."
+        )
     return path

@@ -33,6 +33,7 @@ class Gate(NamedTuple):
     bias: Tensor
 
     def __call__(self, m: Tensor) -> Tensor:
+        """The weight of each message, (E, F) to (E, 1)."""
         return torch.sigmoid(linear(m, self.weight, self.bias))
 
 
@@ -48,7 +49,6 @@ class EdgeNetwork(NamedTuple):
         inference: Gate on the message in the feature sum only ("inferred edges"), or None.
         coordinate_range: `c ↦ R tanh(c)` bounds the coordinate weight, or None.
         stabilized: Divide by `d + 1`; otherwise by the receiver's number of neighbours.
-        cutoff: Distance at which messages end smoothly, in the unit of x, or None.
     """
 
     scalar_weight: Tensor
@@ -61,7 +61,6 @@ class EdgeNetwork(NamedTuple):
     inference: Gate | None
     coordinate_range: float | None
     stabilized: bool
-    cutoff: float | None
 
 
 def egcl_messages(
@@ -71,11 +70,13 @@ def egcl_messages(
     scalars: Tensor | None,
     network: EdgeNetwork,
     edges: Edges,
+    envelope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Both sums of an equivariant graph convolution over the incoming edges of each node.
 
-    With `m_ij = φ_e(h_i, h_j, d_ij², a_ij)`, returns
-    :math:`\sum_j (x_i - x_j) / (d_{ij} + 1) \cdot \varphi_x(m_{ij})` and :math:`\sum_j m_{ij}`.
+    With `m_ij = φ_e(h_i, h_j, d_ij², a_ij)` and the envelope `s_ij`, 1 where there is none, returns
+    :math:`\sum_j s_{ij} (x_i - x_j) / (d_{ij} + 1) \cdot \varphi_x(m_{ij})` and
+    :math:`\sum_j s_{ij} m_{ij}`.
 
     Args:
         x: Positions, shape (N, d).
@@ -84,11 +85,13 @@ def egcl_messages(
         scalars: Edge attributes `a`, shape (E, K), or None for K = 0.
         network: The edge functions.
         edges: The graph.
+        envelope: `s`, the weight of each edge in both sums, such as `smooth_cutoff`, shape (E,).
 
     Returns:
         Coordinate shift (N, d) and message sum (N, F).
 
-    Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016, eq. 9-12.
+    Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016,
+    eq. 9-12.
     """
     difference = gather(x, edges) - gather(x, edges, "receiver")  # x_j − x_i
     d2 = difference.square().sum(-1, keepdim=True)
@@ -112,9 +115,8 @@ def egcl_messages(
         c = c / gather(degree.unsqueeze(1), edges, "receiver")
     if network.inference is not None:
         m = network.inference(m) * m
-    if network.cutoff is not None:
-        envelope = smooth_cutoff((d2 + DISTANCE_EPSILON).sqrt(), network.cutoff)
-        m, c = m * envelope, c * envelope
+    if envelope is not None:
+        m, c = m * envelope.unsqueeze(1), c * envelope.unsqueeze(1)
     return segment_sum(-c * difference, edges), segment_sum(m, edges)
 
 
@@ -140,10 +142,13 @@ def attention_diffusion(
 
 
 def smooth_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """`(1 − u)³ (1 + 3u + 6u²)` with `u = d / cutoff`, and 0 beyond: twice differentiable at the cutoff.
+    """`(1 − u)³ (1 + 3u + 6u²)` with `u = d / cutoff`, and 0 beyond: twice differentiable there.
 
     A field whose messages end this way is continuous, and so is its divergence, while neighbours
-    come and go.
+    come and go. The envelope must be that of the distances the graph was made from.
+
+    >>> smooth_cutoff(torch.tensor([0.0, 1.0, 2.0, 3.0]), cutoff=2.0)
+    tensor([1.0000, 0.5000, 0.0000, 0.0000])
     """
     u = (distance / cutoff).clamp(max=1)
     return (1 - u) ** 3 * (1 + 3 * u + 6 * u.square())

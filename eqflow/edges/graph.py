@@ -51,21 +51,33 @@ class Edges:
         return cls(Segments.of_lengths(degree), clouds)
 
     @classmethod
-    def radius(cls, x: Tensor, r: float, ptr: Tensor | Segments) -> Edges:
+    def radius(cls, x: Tensor, r: float, ptr: Tensor | Segments | None = None) -> Edges:
         """Every ordered pair within a cloud at most `r` apart, self loops excluded.
 
         Args:
             x: Positions, shape (N, d).
-            r: Cutoff in the unit of `x`.
-            ptr: Start of each cloud, shape (B + 1,).
+            r: Cutoff in the unit of `x`, positive and finite.
+            ptr: Start of each cloud, shape (B + 1,); one cloud where None.
+
+        Raises:
+            UsageError: If the cutoff is not positive and finite.
+            NumericalError: If a position is not finite.
         """
-        clouds = Segments.of(ptr)
+        clouds = _grouped(ptr, x.shape[0], x.device)
         return cls._from_pairs(*pairs_within(x, r, clouds), clouds)
 
     @classmethod
-    def knn(cls, x: Tensor, k: int, ptr: Tensor | Segments) -> Edges:
-        """From each node's `k` nearest neighbours within its cloud (all, where it has fewer)."""
-        clouds = Segments.of(ptr)
+    def knn(cls, x: Tensor, k: int, ptr: Tensor | Segments | None = None) -> Edges:
+        """From each node's `k` nearest neighbours within its cloud (all, where it has fewer).
+
+        Among neighbours at one distance the choice is arbitrary.
+
+        Args:
+            x: Positions, shape (N, d).
+            k: Number of neighbours, at least 1.
+            ptr: Start of each cloud, shape (B + 1,); one cloud where None.
+        """
+        clouds = _grouped(ptr, x.shape[0], x.device)
         return cls._from_pairs(*nearest_pairs(x, k, clouds), clouds)
 
     @classmethod
@@ -78,8 +90,8 @@ class Edges:
             ptr: Start of each graph where there are several; one graph otherwise.
 
         Raises:
-            ShapeError: If the shape or type is wrong, an index is outside `0 … n − 1`, or `ptr`
-                does not end at `n`.
+            ShapeError: If the shape or type is wrong, an index is outside `0 … n − 1`, `ptr` does
+                not end at `n`, or an edge joins two graphs.
         """
         if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
             raise ShapeError(
@@ -91,14 +103,16 @@ class Edges:
                 f"edge_index: found indices from {int(edge_index.min())} to "
                 f"{int(edge_index.max())}, expected 0 to {n - 1}."
             )
-        clouds = (
-            Segments(torch.tensor([0, n], device=edge_index.device))
-            if ptr is None
-            else Segments.of(ptr)
-        )
+        clouds = _grouped(ptr, n, edge_index.device)
         if clouds.rows != n:
             raise ShapeError(f"ptr: ends at {clouds.rows}, expected n = {n}.")
         sender, receiver = edge_index
+        if clouds.count > 1 and (clouds.ids[sender] != clouds.ids[receiver]).any():
+            first = int((clouds.ids[sender] != clouds.ids[receiver]).nonzero()[0])
+            raise ShapeError(
+                f"edge_index: edge {first}, {int(sender[first])} → {int(receiver[first])}, joins "
+                "two graphs of ptr, expected both ends in one. Pass no ptr if it is one graph."
+            )
         order = torch.argsort(receiver, stable=True)
         return cls._from_pairs(sender[order], receiver[order], clouds, order)
 
@@ -161,3 +175,8 @@ class Edges:
     def __repr__(self) -> str:
         kind = "complete, " if self.is_complete else ""
         return f"Edges({kind}{self.count} edges, {self.nodes} nodes, {self.clouds.count} clouds)"
+
+
+def _grouped(ptr: Tensor | Segments | None, nodes: int, device: torch.device) -> Segments:
+    """The clouds that `ptr` names, or all nodes as one."""
+    return Segments(torch.tensor([0, nodes], device=device)) if ptr is None else Segments.of(ptr)

@@ -7,6 +7,8 @@ the positions. It is not differentiated: the set of neighbours is piecewise cons
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -19,8 +21,8 @@ from eqflow.geometry.segments import Segments
 
 def pairs_within(x: Tensor, r: float, clouds: Segments) -> tuple[Tensor, Tensor]:
     """Ordered pairs (sender, receiver) at most `r` apart, sorted by receiver, then sender."""
-    if not r > 0:
-        raise UsageError(f"radius: found {r}, expected a positive cutoff in the unit of x.")
+    if not 0 < r < math.inf:
+        raise UsageError(f"radius: found {r}, expected a positive, finite cutoff in the unit of x.")
     tree = cKDTree(_separated(x, clouds, reach=r))
     pairs = tree.query_pairs(r, output_type="ndarray").astype(np.int64)
     both = np.concatenate([pairs, pairs[:, ::-1]])
@@ -48,7 +50,7 @@ def nearest_pairs(x: Tensor, k: int, clouds: Segments) -> tuple[Tensor, Tensor]:
 
 def _separated(x: Tensor, clouds: Segments, reach: float) -> np.ndarray:
     """Centred positions with one more coordinate that keeps the clouds apart, (N, d + 1)."""
-    local = centred(x.detach(), clouds).double().cpu().numpy()
+    local = centred(x.detach().double(), clouds).cpu().numpy()
     if not np.isfinite(local).all():
         raise NumericalError("neighbour search: found positions that are not finite.")
     extent = 2 * np.linalg.norm(local, axis=1).max(initial=0.0) + 2 * reach + 1

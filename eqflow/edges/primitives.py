@@ -126,14 +126,21 @@ def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """`⟨g_r, x_c − x_r⟩`, the derivative of `weighted_difference` by its weights.
 
     Args:
-        g, x: Node values, shape (N, C) or (N, H, C).
+        g: Node values, shape (N, C), or (N, H, C) for `H` heads.
+        x: Node values, shape of `g`, or (N, C) where the heads share them.
         edges: The graph.
 
     Returns:
-        Shape (E,) or (E, H).
+        Shape (E,), or (E, H).
     """
     _require_rows("difference_dot: g", g, edges.nodes, "nodes")
     _require_rows("difference_dot: x", x, edges.nodes, "nodes")
+    is_shared = g.dim() == 3 and x.shape == (g.shape[0], g.shape[2])
+    if g.dim() < 2 or not (is_shared or g.shape == x.shape):
+        raise ShapeError(
+            f"difference_dot: found g {tuple(g.shape)} and x {tuple(x.shape)}, expected "
+            "(N, C) both, or g (N, H, C) with x the same or (N, C)."
+        )
     return implementation().difference_dot(g, x, edges)
 
 

@@ -1,4 +1,4 @@
-"""The torch backend: what each primitive means, in operations torch differentiates any number of times.
+"""The torch backend: what each primitive means, in operations torch differentiates at will.
 
 Reverse mode, reverse over reverse, forward mode and `torch.func` transforms all pass through. The
 functions here trust their arguments; `eqflow.edges.primitives` checks them.
@@ -53,7 +53,8 @@ def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
 
 def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """`⟨g_r, x_c − x_r⟩` over the last axis."""
-    return (gather_receiver(g, edges) * difference(x, edges)).sum(-1)
+    d = difference(x, edges)
+    return (gather_receiver(g, edges) * (d.unsqueeze(1) if d.dim() < g.dim() else d)).sum(-1)
 
 
 def squared_distance(x: Tensor, edges: Edges) -> Tensor:
@@ -73,8 +74,7 @@ def edge_linear(
     receiver: Tensor, sender: Tensor, scalars: Tensor, weight: Tensor, edges: Edges
 ) -> Tensor:
     """`p_r + q_c + W a_e`."""
-    pair = gather_receiver(receiver, edges) + gather_sender(sender, edges)
-    return pair if scalars.shape[1] == 0 else pair + scalars @ weight.t()
+    return gather_receiver(receiver, edges) + gather_sender(sender, edges) + scalars @ weight.t()
 
 
 def _per_head(w: Tensor, x: Tensor) -> Tensor:

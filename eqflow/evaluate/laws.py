@@ -17,7 +17,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.flows import Exact, Flow, Hutchinson, Solver
 from eqflow.flows.continuous import DATA, LATENT
-from eqflow.geometry import Clouds
+from eqflow.geometry import Clouds, centre_of_mass
 from eqflow.testing import TOLERANCE, equivariance_error, independence_error
 
 SOLVER = Solver(method="dopri5", rtol=1e-8, atol=1e-8)
@@ -62,7 +62,7 @@ def flow_laws(flow: Flow, structures: int = 8, seed: int = 0) -> list[Law]:
 
     Args:
         flow: A trained flow; a copy of it is used.
-        structures: How many.
+        structures: How many, at least 2 or independence of the batch says nothing.
         seed: Structures, motions and probes are functions of it.
     """
     flow = copy.deepcopy(flow).double().cpu()
@@ -105,7 +105,18 @@ def _velocity_laws(flow: Flow, batch: Clouds, seed: int) -> list[Law]:
             worst(lambda v: independence_error(v, batch)),
             tolerance,
         ),
+        Law(
+            "velocity: the centre of mass at rest",
+            worst(lambda v: _drift(v(batch.x, batch.ptr, batch.h), batch)),
+            tolerance,
+        ),
     ]
+
+
+def _drift(velocity: Tensor, batch: Clouds) -> float:
+    """Largest velocity of a centre of mass, relative to that of the points."""
+    size = batch.segments.mean(velocity.square().sum(-1)).sqrt()
+    return float((centre_of_mass(velocity, batch.ptr).norm(dim=-1) / (1e-6 + size)).max())
 
 
 def _density_laws(flow: Flow, batch: Clouds, seed: int) -> list[Law]:

@@ -51,13 +51,18 @@ def effective_sample_size(log_target: Tensor, log_model: Tensor) -> float:
     """Fraction of the model's samples that importance weighting leaves effective, in (0, 1].
 
     Kish's `(Σ w)² / (B Σ w²)` with `w = p(x) / p_model(x)`; constants in either density cancel.
+    A sample outside the target's support has weight 0 and counts; one without a density (NaN or
+    +∞) does not.
 
     Args:
         log_target, log_model: Log-densities of the model's own samples, shape (B,).
+
+    Returns:
+        The fraction; NaN where no sample has a weight.
     """
-    log_weight = (log_target - log_model).double()
-    log_weight = log_weight[log_weight.isfinite()]
-    if log_weight.numel() == 0:
+    log_weight = log_target.double() - log_model.double()
+    log_weight = log_weight[log_weight < math.inf]
+    if not log_weight.isfinite().any():
         return math.nan
     both = 2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0)
     return float(both.exp()) / log_weight.numel()

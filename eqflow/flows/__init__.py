@@ -4,7 +4,7 @@ from eqflow.flows.base import CenteredNormal
 from eqflow.flows.compositions import Compositions
 from eqflow.flows.continuous import ContinuousFlow, Transport
 from eqflow.flows.couplings import AbstractCoupling, EquivariantOT, Independent, MinibatchOT
-from eqflow.flows.density import Drawn, Flow, Scores
+from eqflow.flows.density import Flow
 from eqflow.flows.divergence import (
     AbstractDivergence,
     Exact,
@@ -14,6 +14,7 @@ from eqflow.flows.divergence import (
 )
 from eqflow.flows.objectives import AbstractObjective, Batch, FlowMatching, Loss, MaximumLikelihood
 from eqflow.flows.ode import Solution, Solver, Status, integrate
+from eqflow.flows.results import Drawn, Scores
 
 __all__ = [
     "AbstractCoupling",

@@ -1,4 +1,4 @@
-"""How many points, and of which elements: the histogram a flow draws its structures' make-up from."""
+"""How many points, and of which elements: the histogram a flow draws structures' make-up from."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Compositions:
             where = clouds.source[cloud] if clouds.source else f"structure {cloud}"
             raise UnknownElement(
                 f"{where}: atomic number {int(clouds.numbers[row])} is not one of the model's "
-                f"({', '.join(map(str, self.elements))}). Retrain with it in data.elements, or leave "
-                "such structures out."
+                f"({', '.join(map(str, self.elements))}). Retrain with it in data.elements, "
+                "or leave such structures out."
             )
         return place
 
@@ -85,7 +85,7 @@ class Compositions:
             sizes: Fixed size of all, or of each; drawn by frequency where None.
 
         Raises:
-            UsageError: If no known make-up has a size asked for.
+            UsageError: If no known make-up has a size asked for, or there are not `count` sizes.
         """
         totals = self.counts.sum(1)
         if sizes is None:
@@ -93,7 +93,12 @@ class Compositions:
                 self.weights.double(), count, replacement=True, generator=source
             )
             return self._expanded(self.counts[chosen])
-        wanted = torch.tensor(sizes, dtype=torch.int64).expand(count)
+        wanted = torch.tensor(sizes, dtype=torch.int64)
+        if wanted.dim() > 0 and len(wanted) != count:
+            raise UsageError(
+                f"sizes: found {len(wanted)} for {count} structures; pass one, or one of each."
+            )
+        wanted = wanted.expand(count)
         if int(wanted.min()) < 1:
             raise UsageError(f"sizes: found {int(wanted.min())}, expected at least 1.")
         if not self.elements:

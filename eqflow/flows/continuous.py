@@ -72,7 +72,7 @@ class ContinuousFlow(nn.Module):
     def dynamics(
         self, clouds: Segments, context: Tensor | None = None
     ) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:
-        """`(t, x) ↦ (x ↦ v)`: the field with its graph fixed at `x`, so that it can be differentiated."""
+        """`(t, x) ↦ (x ↦ v)`: the field with its graph fixed at `x`, so as to be differentiated."""
         fixed = None if self.field.cutoff else self.field.connect(torch.empty(0), clouds)
 
         def at(t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -189,6 +189,11 @@ class ContinuousFlow(nn.Module):
             trace = divergence(at(t, x), x, clouds, probes)
             if not measure_path:
                 return trace.velocity, trace.estimates, torch.zeros_like(path)
+            if trace.jacobian is None:
+                raise UsageError(
+                    f"transport: {type(divergence).__name__} does not estimate the norm of the "
+                    "Jacobian; measure the path with Hutchinson."
+                )
             kinetic = clouds.sum(trace.velocity.square().sum(-1))
             return trace.velocity, trace.estimates, torch.stack([kinetic, trace.jacobian], 1)
 

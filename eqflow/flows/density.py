@@ -2,8 +2,8 @@ r"""`Flow`: what users hold. Clouds in the data's own units go in and come out.
 
 Standardisation is part of the density: with scale `s`,
 :math:`\log p(x) = \log p_Z(z) + \int \mathrm{tr} J \, dt - (n - 1) d \log s`
-for `n` labelled points in `d` dimensions, in nats, on the zero-mean subspace. For a model conditioned on
-elements this is `p(positions | elements)`; where sizes vary it is `p(positions | size)`.
+for `n` labelled points in `d` dimensions, in nats, on the zero-mean subspace. For a model that is
+conditioned on elements this is `p(positions | elements)`; where sizes vary, `p(positions | size)`.
 """
 
 from __future__ import annotations
@@ -11,60 +11,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from eqflow import rng
-from eqflow.errors import SolverFailed, UsageError
+from eqflow.errors import UsageError
 from eqflow.flows.compositions import Compositions
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.divergence import AbstractDivergence, Exact, Hutchinson
 from eqflow.flows.objectives import Batch
-from eqflow.flows.ode import Solver, Status
+from eqflow.flows.ode import Solver
+from eqflow.flows.results import Drawn, Scores
 from eqflow.geometry import Clouds, Segments, centred, degrees_of_freedom
 
 # Clouds solved together: enough to fill a core, few enough to share a step size.
 GROUP = 256
 GROUP_PAIRS = 40_000
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Log-likelihoods with everything they are made of.
-
-    Attributes:
-        log_prob: Nats, shape (B,); NaN where the integration failed.
-        log_prob_se: Standard error of the trace estimate, shape (B,): 0 for the exact trace, NaN
-            for a single probe, which cannot tell.
-        terms: Named parts that add up to `log_prob`, each shape (B,).
-        evaluations: Evaluations of the field, shape (B,).
-        status: How each integration ended.
-    """
-
-    log_prob: Tensor
-    log_prob_se: Tensor
-    terms: dict[str, Tensor]
-    evaluations: Tensor
-    status: tuple[Status, ...]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Samples and how each integration ended; failed ones have NaN positions.
-
-    Attributes:
-        clouds: Positions in the unit of the data.
-        log_prob: Nats, shape (B,), where asked for.
-        evaluations: Evaluations of the field, shape (B,).
-        status: How each integration ended.
-    """
-
-    clouds: Clouds
-    log_prob: Tensor | None
-    evaluations: Tensor
-    status: tuple[Status, ...]
 
 
 class Flow(nn.Module):
@@ -136,22 +99,17 @@ class Flow(nn.Module):
         """Log-likelihood of each cloud with its terms, error and cost.
 
         Args:
-            clouds: Structures in the unit of the data; their position and orientation do not matter.
+            clouds: Structures in the unit of the data; where they are does not matter.
             divergence: "exact", "hutchinson", or a configured estimator.
             seed: Probes of an estimator are a function of it.
             solver: How to integrate; the flow's own where None.
         """
         method = divergence_by_name(divergence)
-        groups = [
-            self._score(group, method, rng.generator(seed, "score", start), solver or self.solver)
-            for start, group in _groups(clouds)
-        ]
-        return Scores(
-            torch.cat([group.log_prob for group in groups]),
-            torch.cat([group.log_prob_se for group in groups]),
-            {name: torch.cat([group.terms[name] for group in groups]) for name in groups[0].terms},
-            torch.cat([group.evaluations for group in groups]),
-            tuple(status for group in groups for status in group.status),
+        return Scores.join(
+            [
+                self._score(group, method, seed, start, solver or self.solver)
+                for start, group in _groups(clouds)
+            ]
         )
 
     def log_prob(
@@ -167,11 +125,9 @@ class Flow(nn.Module):
         A cloud whose integration failed gets NaN, with a warning that names it.
         """
         scores = self.score(clouds, divergence=divergence, seed=seed, solver=solver)
-        failed = [i for i, status in enumerate(scores.status) if status is not Status.SUCCESS]
-        if failed:
+        if scores.failures:
             warnings.warn(
-                f"log_prob: {len(failed)} of {len(clouds)} structures failed (first: {failed[0]}, "
-                f"{scores.status[failed[0]].value}); their log-likelihood is NaN.",
+                f"log_prob: {scores.failures}; their log-likelihood is NaN.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -203,12 +159,11 @@ class Flow(nn.Module):
             raise UsageError(f"sample: found n = {count}, expected at least 1.")
         template = self._template(count, seed, sizes, numbers)
         method = divergence_by_name(divergence) if with_log_prob else None
-        x, log_probs, evaluations, status = [], [], [], []
+        parts = []
         with torch.no_grad():
             for start, group in _groups(template):
                 batch = self.encode(group)
-                source = rng.generator(seed, "sample", "noise", start, device=batch.x.device)
-                z = self.continuous.base.sample(batch.clouds, self.dimension, batch.x, source)
+                z = self._noise(batch, seed, start)
                 there = self.continuous.transport(
                     z,
                     batch.clouds,
@@ -219,20 +174,15 @@ class Flow(nn.Module):
                     divergence=method,
                     source=rng.generator(seed, "sample", "probes", start, device=batch.x.device),
                 )
-                x.append(centred(there.x, batch.clouds).to(template.x.dtype).cpu() * self.scale)
-                evaluations.append(there.evaluations)
-                status.extend(there.status)
+                log_prob = None
                 if with_log_prob:
                     # From noise to data the integral runs backwards, and changes its sign.
                     base = self.continuous.base.log_prob(z, batch.clouds)
                     log_prob = base - there.log_det.mean(1) + self._log_scale(batch.clouds)
-                    log_probs.append(log_prob.cpu())
-        return Drawn(
-            template.with_positions(torch.cat(x)),
-            torch.cat(log_probs) if with_log_prob else None,
-            torch.cat(evaluations),
-            tuple(status),
-        )
+                    log_prob = log_prob.cpu()
+                drawn = self._decoded(group, there.x)
+                parts.append(Drawn(drawn, log_prob, there.evaluations, there.status))
+        return Drawn.join(parts)
 
     def sample(
         self,
@@ -249,7 +199,7 @@ class Flow(nn.Module):
             SolverFailed: If an integration failed.
         """
         drawn = self.draw(count, seed=seed, sizes=sizes, numbers=numbers, solver=solver)
-        _require_success(drawn)
+        drawn.require_success()
         return drawn.clouds
 
     def sample_and_log_prob(
@@ -276,10 +226,8 @@ class Flow(nn.Module):
             divergence=divergence,
             solver=solver,
         )
-        _require_success(drawn)
-        if drawn.log_prob is None:
-            raise SolverFailed("sample_and_log_prob: no log-likelihood was computed.")
-        return drawn.clouds, drawn.log_prob
+        drawn.require_success()
+        return drawn.clouds, drawn.scored()
 
     def trajectory(
         self,
@@ -291,11 +239,12 @@ class Flow(nn.Module):
         numbers: Sequence[int] | Tensor | None = None,
         solver: Solver | None = None,
     ) -> list[Clouds]:
-        """Structures on their way from noise (first frame) to data (last frame).
+        """Structures on their way from noise (first frame) to what `sample` draws (last frame).
 
         Args:
             count: How many structures.
             frames: How many equally spaced times, at least 2.
+            seed, sizes, numbers, solver: As in `draw`.
 
         Raises:
             SolverFailed: If the integration failed.
@@ -303,26 +252,33 @@ class Flow(nn.Module):
         if frames < 2:
             raise UsageError(f"trajectory: found frames = {frames}, expected at least 2.")
         template = self._template(count, seed, sizes, numbers)
+        films = []
         with torch.no_grad():
-            batch = self.encode(template)
-            source = rng.generator(seed, "sample", "noise", 0, device=batch.x.device)
-            z = self.continuous.base.sample(batch.clouds, self.dimension, batch.x, source)
-            times = torch.linspace(LATENT, DATA, frames, dtype=z.dtype, device=z.device)
-            solution = self.continuous.trajectory(
-                z, batch.clouds, times, batch.context, solver=solver or self.solver
-            )
-            solution.final()
-        states = solution.states[0] if solution.states else ()
-        return [
-            template.with_positions(frame.to(template.x.dtype).cpu() * self.scale)
-            for frame in states
-        ]
+            for start, group in _groups(template):
+                batch = self.encode(group)
+                z = self._noise(batch, seed, start)
+                times = torch.linspace(LATENT, DATA, frames, dtype=z.dtype, device=z.device)
+                states = self.continuous.trajectory(
+                    z, batch.clouds, times, batch.context, solver=solver or self.solver
+                ).require()
+                films.append([self._decoded(group, frame) for frame in states[0]])
+        return [Clouds.join(frame) for frame in zip(*films, strict=True)]
+
+    def _noise(self, batch: Batch, seed: int, start: int) -> Tensor:
+        source = rng.generator(seed, "sample", "noise", start, device=batch.x.device)
+        return self.continuous.base.sample(batch.clouds, self.dimension, batch.x, source)
+
+    def _decoded(self, template: Clouds, x: Tensor) -> Clouds:
+        """A state of the flow as clouds in the data's units, centred."""
+        x = centred(x.cpu(), template.segments) * self.scale
+        return template.with_positions(x.to(template.x.dtype))
 
     def _score(
-        self, clouds: Clouds, method: AbstractDivergence, source: torch.Generator, solver: Solver
+        self, clouds: Clouds, method: AbstractDivergence, seed: int, start: int, solver: Solver
     ) -> Scores:
         with torch.no_grad():
             batch = self.encode(clouds)
+            source = rng.generator(seed, "score", start, device=batch.x.device)
             there: Transport = self.continuous.transport(
                 batch.x,
                 batch.clouds,
@@ -333,7 +289,7 @@ class Flow(nn.Module):
                 divergence=method,
                 source=source,
             )
-            # The centre drifts by rounding only; what is left of it belongs to no degree of freedom.
+            # The centre drifts by rounding only, and belongs to no degree of freedom.
             base = self.continuous.base.log_prob(centred(there.x, batch.clouds), batch.clouds)
         terms = {
             "log_prob_base": base,
@@ -342,7 +298,7 @@ class Flow(nn.Module):
         }
         return Scores(
             torch.stack(list(terms.values())).sum(0).cpu(),
-            _standard_error(there.log_det, method).cpu(),
+            _standard_error(there.log_det, method.is_exact).cpu(),
             {name: term.cpu() for name, term in terms.items()},
             there.evaluations,
             there.status,
@@ -366,29 +322,35 @@ class Flow(nn.Module):
             if not self.compositions.elements:
                 raise UsageError("sample: this model knows no elements; pass sizes, not numbers.")
             one = torch.as_tensor(numbers, dtype=torch.int64)
-            lengths, drawn = torch.full((count,), len(one)), one.repeat(count)
+            if one.dim() != 1 or len(one) == 0:
+                raise UsageError(
+                    f"sample: found numbers of shape {tuple(one.shape)}, expected the atomic "
+                    "numbers (n,) of one structure."
+                )
+            lengths = torch.full((count,), len(one))
+            elements: Tensor | None = one.repeat(count)
         else:
             source = rng.generator(seed, "sample", "compositions")
-            lengths, drawn = self.compositions.draw(count, source, sizes)
+            lengths, elements = self.compositions.draw(count, source, sizes)
         segments = Segments.of_lengths(lengths)
         x = torch.zeros(segments.rows, self.dimension, dtype=next(self.parameters()).dtype)
-        return Clouds(x, segments.ptr, drawn)
+        return Clouds(x, segments.ptr, elements)
 
 
 def divergence_by_name(divergence: AbstractDivergence | str) -> AbstractDivergence:
     """An estimator as it is, or the one that a name stands for."""
     if isinstance(divergence, AbstractDivergence):
         return divergence
-    named = {"exact": Exact, "hutchinson": lambda: Hutchinson(probes=8)}
+    named = {"exact": Exact(), "hutchinson": Hutchinson(probes=8)}
     if divergence not in named:
         raise UsageError(
             f"divergence: found {divergence!r}, expected one of {', '.join(sorted(named))}."
         )
-    return named[divergence]()
+    return named[divergence]
 
 
 def _groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
-    """Consecutive clouds, at most `GROUP` of them and `GROUP_PAIRS` ordered pairs, with their start."""
+    """Start and clouds of consecutive groups of at most `GROUP` clouds and `GROUP_PAIRS` pairs."""
     groups = []
     start = pairs = 0
     for i, size in enumerate(clouds.sizes.tolist()):
@@ -399,20 +361,10 @@ def _groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
     return [*groups, (start, clouds[start:])]
 
 
-def _standard_error(estimates: Tensor, method: AbstractDivergence) -> Tensor:
+def _standard_error(estimates: Tensor, is_exact: bool) -> Tensor:
     count = estimates.shape[1]
-    if method.is_exact:
+    if is_exact:
         return estimates.new_zeros(len(estimates))
     if count < 2:
         return estimates.new_full((len(estimates),), float("nan"))
     return estimates.std(1) / math.sqrt(count)
-
-
-def _require_success(drawn: Drawn) -> None:
-    failed = [i for i, status in enumerate(drawn.status) if status is not Status.SUCCESS]
-    if failed:
-        raise SolverFailed(
-            f"sample: {len(failed)} of {len(drawn.status)} structures failed (first: {failed[0]}, "
-            f"{drawn.status[failed[0]].value}). Try a fixed-step method or a larger "
-            "solver.step_limit; flow.draw returns the others."
-        )

@@ -4,9 +4,9 @@ Fields here are centred and translation invariant, so the trace of the Jacobian 
 subspace is the trace over all coordinates; estimators project their probes onto the subspace, which
 removes the variance of the null directions.
 
-One interface: `probes` draws what stays fixed during a solve, and calling the object gives velocity and
-trace. An estimator with `K` probes returns `K` independent estimates a cloud, in columns: their mean is
-the estimate, their spread its standard error.
+One interface: `probes` draws what stays fixed during a solve, and calling the object gives velocity
+and trace. An estimator with `K` probes returns `K` independent estimates a cloud, in columns: their
+mean is the estimate, their spread its standard error.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from eqflow.errors import UsageError
 from eqflow.geometry import Segments, centred
 
 Velocity = Callable[[Tensor], Tensor]
-
-# A sketched direction shorter than this is rounding, not a direction.
-NEGLIGIBLE = 1e-6
 
 
 class Trace(NamedTuple):
@@ -53,13 +50,13 @@ class AbstractDivergence(ABC):
 
     is_exact: bool = False
 
-    @abstractmethod
     def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
         """What is drawn once per solve, shape (S, N, d); S = 0 where nothing is."""
+        return x.new_zeros(0, *x.shape)
 
-    @abstractmethod
     def estimates(self) -> int:
         """Number K of independent estimates."""
+        return 1
 
     @abstractmethod
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
@@ -79,13 +76,8 @@ class Exact(AbstractDivergence):
 
     is_exact = True
 
-    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        return x.new_zeros(0, *x.shape)
-
-    def estimates(self) -> int:
-        return 1
-
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
+        """Velocity and trace, one reverse pass a direction."""
         pullback = _Pullback(velocity, x)
         trace = x.new_zeros(clouds.count)
         for direction in range(max(clouds.longest - 1, 0) * x.shape[1]):
@@ -110,26 +102,21 @@ class ExactForward(AbstractDivergence):
             raise UsageError(f"divergence.chunk: found {chunk}, expected at least 1.")
         self.chunk = chunk
 
-    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        return x.new_zeros(0, *x.shape)
-
-    def estimates(self) -> int:
-        return 1
-
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
+        """Velocity and trace, several directions a pass."""
         count = max(clouds.longest - 1, 0) * x.shape[1]
         value = velocity(x)
         if count == 0:
             return Trace(value, value.new_zeros(clouds.count, 1))
         place = clouds.place.unsqueeze(1) * x.shape[1] + torch.arange(x.shape[1], device=x.device)
         direction = torch.arange(count, device=x.device).reshape(-1, 1, 1)
-        # e_ia − (e_na at the last point): forward mode needs the difference on the input side.
         last = clouds.expand(clouds.lengths - 1).unsqueeze(1) * x.shape[1]
         here = (place == direction) & (place < last)
         tangents = here.to(x.dtype)
 
         def column(tangent: Tensor) -> Tensor:
-            _, pushed = torch.func.jvp(velocity, (x,), (tangent,))
+            pushed: Tensor = torch.func.jvp(velocity, (x,), (tangent,))[1]
+            # e_ia − e_na, of which J carries the first.
             final = clouds.expand(clouds.sum(tangent)) * (place >= last)
             return clouds.sum((pushed * (tangent - final)).sum(-1))
 
@@ -161,13 +148,17 @@ class Hutchinson(AbstractDivergence):
         self.distribution = distribution
 
     def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
+        """Projected probes, shape (probes, N, d)."""
         draw = rng.rademacher if self.distribution == "rademacher" else rng.normal
-        return torch.stack([centred(draw(x.shape, x, source), clouds) for _ in range(self.count)])
+        shape = tuple(x.shape)
+        return torch.stack([centred(draw(shape, x, source), clouds) for _ in range(self.count)])
 
     def estimates(self) -> int:
+        """One a probe."""
         return self.count
 
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
+        """Velocity, an estimate a probe, and the Jacobian's norm."""
         pullback = _Pullback(velocity, x)
         rows = [pullback(probe) for probe in probes]  # εᵀ J
         estimates = [
@@ -180,7 +171,7 @@ class Hutchinson(AbstractDivergence):
 class HutchPlusPlus(AbstractDivergence):
     r"""Hutch++: the trace exactly on a sketched subspace `Q`, Hutchinson on the rest.
 
-    :math:`\mathrm{tr} J = \mathrm{tr}(Q^\top J Q) + \mathbb{E}\, g^\top (I - QQ^\top) J (I - QQ^\top) g`
+    :math:`\mathrm{tr} J = \mathrm{tr}(Q^\top J Q) + \mathbb{E}\, g^\top R J R g`, `R = I − Q Qᵀ`,
     with `Q` an orthonormal basis of `Jᵀ S`. The identity holds for any orthonormal `Q`, so `Q` is a
     constant to the derivative and the gradient stays unbiased.
 
@@ -200,15 +191,19 @@ class HutchPlusPlus(AbstractDivergence):
         self.sketch = sketch
 
     def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        total = self.count + self.sketch
-        return torch.stack(
-            [centred(rng.rademacher(x.shape, x, source), clouds) for _ in range(total)]
-        )
+        """The sketch, then the residual probes, all projected, shape (sketch + probes, N, d)."""
+        shape = tuple(x.shape)
+        # Gaussian columns span as many dimensions as they are; signs may coincide.
+        drawn = [rng.normal(shape, x, source) for _ in range(self.sketch)]
+        drawn += [rng.rademacher(shape, x, source) for _ in range(self.count)]
+        return torch.stack([centred(probe, clouds) for probe in drawn])
 
     def estimates(self) -> int:
+        """One a probe."""
         return self.count
 
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
+        """Velocity, and an estimate for each residual probe."""
         pullback = _Pullback(velocity, x)
         basis = self._basis(pullback, clouds, probes[: self.sketch])
         on_basis = [clouds.sum((pullback(q) * q).sum(-1)) for q in basis]
@@ -229,15 +224,18 @@ class HutchPlusPlus(AbstractDivergence):
         with torch.no_grad():
             images = torch.stack([centred(pullback(s).detach(), clouds) for s in sketch], -1)
             directions: list[Tensor] = []
-            for column in images.unbind(-1):
+            # What is left of a direction already spanned is rounding: its own square root away.
+            rounding = torch.finfo(images.dtype).eps ** 0.5
+            for image in images.unbind(-1):
+                column = image
                 # Twice is enough (Giraud et al., 2005) for orthogonality to rounding.
                 for _ in range(2):
                     for q in directions:
                         overlap = clouds.expand(clouds.sum((column * q).sum(-1)))
                         column = column - overlap.unsqueeze(1) * q
-                size = clouds.expand(clouds.sum(column.square().sum(-1)).sqrt()).unsqueeze(1)
+                size, whole = _length(column, clouds), _length(image, clouds)
                 # A direction already spanned is dropped: zero leaves the identity intact.
-                spanned = size <= NEGLIGIBLE
+                spanned = size <= rounding * whole
                 directions.append(torch.where(spanned, torch.zeros_like(column), column / size))
         return directions
 
@@ -268,6 +266,11 @@ class _Pullback:
                 materialize_grads=True,
             )
         return row
+
+
+def _length(x: Tensor, clouds: Segments) -> Tensor:
+    """Norm of each cloud's rows together, repeated for its rows, shape (N, 1)."""
+    return clouds.expand(clouds.sum(x.square().sum(-1)).sqrt()).unsqueeze(1)
 
 
 def _difference_from_last(

@@ -13,7 +13,7 @@ from eqflow.errors import SolverFailed, UsageError
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow
 from eqflow.flows.couplings import AbstractCoupling
 from eqflow.flows.divergence import AbstractDivergence, Hutchinson
-from eqflow.flows.ode import Solver
+from eqflow.flows.ode import Solver, Status
 from eqflow.geometry import Segments, degrees_of_freedom
 
 
@@ -57,13 +57,15 @@ class FlowMatching(AbstractObjective):
     Args:
         coupling: How noise is paired with structures.
 
-    Reference: Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747, eq. 23.
+    Reference: Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747,
+    eq. 23.
     """
 
     def __init__(self, coupling: AbstractCoupling) -> None:
         self.coupling = coupling
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
+        """The mean squared error of the velocity, per degree of freedom."""
         x, clouds, context, types = batch
         z = self.coupling(x, clouds, types, source)
         t = stratified_times(clouds.count, x, source)
@@ -78,7 +80,8 @@ class MaximumLikelihood(AbstractObjective):
     r"""Minimise the negative log-likelihood per structure, with regularised dynamics.
 
     :math:`\mathcal L = \mathbb E[-\log p(x)] + \lambda_K \int \lVert v \rVert^2 dt
-    + \lambda_J \int \lVert \partial v / \partial x \rVert_F^2 dt`, in nats of standardised positions.
+    + \lambda_J \int \lVert \partial v / \partial x \rVert_F^2 dt`, in nats of standardised
+    positions.
 
     Args:
         solver: How the path is integrated; `solver.gradient` says how it is differentiated.
@@ -87,7 +90,7 @@ class MaximumLikelihood(AbstractObjective):
         jacobian: :math:`\lambda_J`.
 
     Raises:
-        UsageError: If the Jacobian is to be regularised with a divergence that does not estimate it.
+        UsageError: If regularised with a divergence that does not estimate the Jacobian's norm.
 
     Reference: How to train your neural ODE (Finlay et al., 2020), arXiv:2002.02798, eq. 13.
     """
@@ -111,6 +114,7 @@ class MaximumLikelihood(AbstractObjective):
         self.jacobian = jacobian
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
+        """The mean negative log-likelihood and the regularisation, in one solve."""
         x, clouds, context, _ = batch
         there = flow.transport(
             x,
@@ -124,8 +128,12 @@ class MaximumLikelihood(AbstractObjective):
             measure_path=self.measure_path,
         )
         if not bool(there.succeeded.all()):
-            reasons = sorted({status.value for status in there.status})
-            raise SolverFailed(f"maximum likelihood: {'; '.join(reasons)}.")
+            lost = [status.value for status in there.status if status is not Status.SUCCESS]
+            raise SolverFailed(
+                f"maximum likelihood: {len(lost)} of {clouds.count} structures failed: "
+                f"{'; '.join(sorted(set(lost)))}. Try a fixed-step method, a larger "
+                "solver.step_limit or regularisation."
+            )
         nll = -(flow.base.log_prob(there.x, clouds) + there.log_det.mean(1)).mean()
         terms = {"nll": float(nll.detach()), "evaluations": float(there.evaluations.max())}
         loss = nll

@@ -1,16 +1,18 @@
 """The ODE door: the only caller of torchdiffeq.
 
-It counts evaluations and limits them, checks inside the field that the derivative is finite, controls the
-error of each cloud and not only the batch's mean, and returns a `Solution` whose status says how it
-ended. Only the outermost layer turns a status into an exception.
+It counts evaluations and limits them, checks inside the field that state and derivative are finite,
+controls the error of each cloud and not only the batch's mean, and returns a `Solution` whose
+status says how it ended. Only the outermost layer turns a status into an exception.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class Status(Enum):
     """How an integration ended; the value is its message."""
 
     SUCCESS = "reached the last time"
-    NON_FINITE = "the right-hand side is not finite"
+    NON_FINITE = "the state or its derivative is not finite"
     STEP_LIMIT = "more evaluations than solver.step_limit"
     UNDERFLOW = "the step size fell below the resolution of time: the problem is stiff or singular"
 
@@ -43,8 +45,10 @@ class Solver:
         method: "dopri5" or "adaptive_heun" (adaptive); "rk4", "midpoint" or "euler" (fixed steps).
         rtol, atol: Relative and absolute tolerance of an adaptive method, on the root mean square
             of each cloud's rows and on each per-cloud quantity, the worst cloud deciding.
-        steps: Number of steps of a fixed-step method over the whole interval.
-        step_limit: Most evaluations of the right-hand side in one integration.
+        steps: Number of steps of a fixed-step method over the whole interval; more where times
+            asked for in between are not on that grid.
+        step_limit: Most evaluations of the right-hand side in one integration, those of the
+            adjoint equation included.
         gradient: "direct" differentiates the steps themselves; "adjoint" integrates the adjoint
             equation backwards, in memory that does not grow with the number of steps.
 
@@ -63,7 +67,8 @@ class Solver:
         problems = []
         if self.method not in ADAPTIVE + FIXED:
             problems.append(
-                f"solver.method: found {self.method!r}, expected one of {', '.join(ADAPTIVE + FIXED)}"
+                f"solver.method: found {self.method!r}, "
+                f"expected one of {', '.join(ADAPTIVE + FIXED)}"
             )
         for name in ("rtol", "atol"):
             if not getattr(self, name) > 0:
@@ -110,6 +115,14 @@ class Solution:
         Raises:
             SolverFailed: If the last time was not reached.
         """
+        return tuple(part[-1] for part in self.require())
+
+    def require(self) -> State:
+        """The state at each time, as `states`.
+
+        Raises:
+            SolverFailed: If the last time was not reached.
+        """
         if self.states is None:
             clouds = f"; clouds at fault: {self.at_fault.tolist()}" if len(self.at_fault) else ""
             raise SolverFailed(
@@ -117,7 +130,7 @@ class Solution:
                 f"{self.status.value}{clouds}. Try a smaller tolerance, a larger solver.step_limit "
                 "or a fixed-step method."
             )
-        return tuple(part[-1] for part in self.states)
+        return self.states
 
 
 def integrate(
@@ -140,24 +153,30 @@ def integrate(
         parameters: What the adjoint differentiates by besides the initial state.
 
     Returns:
-        A `Solution`; a failure is a status, never an exception.
+        A `Solution`; a failure is a status, not an exception. Only where the adjoint equation
+        fails, during `backward`, is `SolverFailed` raised.
+
+    Raises:
+        UsageError: If the times neither rise nor fall throughout.
     """
+    steps = times.detach().diff()
+    if times.dim() != 1 or len(steps) < 1 or not ((steps > 0).all() or (steps < 0).all()):
+        raise UsageError(
+            f"integrate: found times {times.tolist()}, expected two or more, "
+            "all rising or all falling."
+        )
     if clouds is None:
         rows = initial[0].shape[0]
         clouds = Segments(torch.tensor([0, rows], device=initial[0].device))
     guarded = _Guarded(right_hand_side, clouds, solver.step_limit)
     try:
-        states = _solve(guarded, initial, times, solver, clouds, tuple(parameters))
+        states: State | None = _solve(guarded, initial, times, solver, clouds, tuple(parameters))
+        # The last state is one at which the derivative was perhaps never taken.
+        guarded.require_finite(*(part.movedim(0, -1) for part in states or ()))
+        status = Status.SUCCESS
     except _Stopped as stop:
-        status = stop.status
-    except AssertionError as error:
-        # torchdiffeq asserts on a vanishing step; any other assertion is a bug, and stays one.
-        if "underflow" not in str(error):
-            raise
-        status = Status.UNDERFLOW
-    else:
-        return Solution(states, Status.SUCCESS, guarded.time, guarded.evaluations, guarded.at_fault)
-    return Solution(None, status, guarded.time, guarded.evaluations, guarded.at_fault)
+        states, status = None, stop.status
+    return Solution(states, status, guarded.time, guarded.evaluations, guarded.at_fault)
 
 
 def _solve(
@@ -168,6 +187,8 @@ def _solve(
     clouds: Segments,
     parameters: tuple[nn.Parameter, ...],
 ) -> State:
+    options: dict[str, Any]
+    backward: dict[str, Any]
     if solver.is_adaptive:
 
         def norm(state: State) -> Tensor:
@@ -177,7 +198,12 @@ def _solve(
         options = {"norm": norm, "step_t": times[-1:]}
         backward = {"norm": "seminorm", "step_t": times[:1]}
     else:
-        options = {"step_size": float((times[-1] - times[0]).abs()) / solver.steps}
+        size = float((times[-1] - times[0]).abs()) / solver.steps
+
+        def grid(_field: object, _state: object, through: Tensor) -> Tensor:
+            return _equal_steps(through, size)
+
+        options = {"grid_constructor": grid}
         backward = dict(options)
     tolerance = {"rtol": solver.rtol, "atol": solver.atol, "method": solver.method}
     if solver.gradient == "adjoint":
@@ -193,8 +219,23 @@ def _solve(
     return odeint(guarded, initial, times, **tolerance, options=options)
 
 
+def _equal_steps(times: Tensor, size: float) -> Tensor:
+    """A grid through all of `times`, each interval in equal steps of at most `size`."""
+    grid = [times[:1]]
+    for start, end in pairwise(times):
+        # A thousandth of a step more is rounding, not another step.
+        steps = max(math.ceil(float((end - start).abs()) / size - 1e-3), 1)
+        places = torch.arange(1, steps, dtype=times.dtype, device=times.device) / steps
+        grid += [start + (end - start) * places, end.reshape(1)]
+    return torch.cat(grid)
+
+
+@torch.no_grad()
 def _worst_cloud(state: State, clouds: Segments) -> Tensor:
-    """Largest root mean square over clouds and over parts of the state: the error that steps obey."""
+    """Largest root mean square over clouds and parts of the state: the error that steps obey.
+
+    Step sizes are constants to the derivative, or its direct form would differ from the adjoint's.
+    """
     nodes, *others = state
     squares = nodes.square().flatten(1).mean(1) if nodes.dim() > 1 else nodes.square()
     worst = [clouds.mean(squares).max()] if clouds.rows else [squares.new_zeros(())]
@@ -202,9 +243,14 @@ def _worst_cloud(state: State, clouds: Segments) -> Tensor:
     return torch.stack(worst).max().sqrt()
 
 
-class _Stopped(Exception):
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.value)
+class _Stopped(SolverFailed):
+    """Ends a solve: caught by `integrate`, or seen by who calls `backward` through the adjoint."""
+
+    def __init__(self, status: Status, time: float) -> None:
+        super().__init__(
+            f"integration stopped at t = {time:.4g}: {status.value}. Try a smaller tolerance, "
+            "a larger solver.step_limit or solver.gradient=direct."
+        )
         self.status = status
 
 
@@ -222,19 +268,37 @@ class _Guarded(nn.Module):
 
     def forward(self, t: Tensor, state: State) -> State:
         if self.evaluations >= self._limit:
-            raise _Stopped(Status.STEP_LIMIT)
+            raise _Stopped(Status.STEP_LIMIT, self.time)
         self.evaluations += 1
         self.time = float(t.detach())
+        self.require_finite(*state)
         derivative = self._right_hand_side(t, state)
-        if not all(bool(torch.isfinite(part).all()) for part in derivative):
-            self.at_fault = self._broken_clouds(derivative)
-            raise _Stopped(Status.NON_FINITE)
+        self.require_finite(*derivative)
         return derivative
 
-    def _broken_clouds(self, derivative: State) -> Tensor:
-        nodes, *others = derivative
-        rows = (~torch.isfinite(nodes.detach())).flatten(1).any(1)
-        broken = self._clouds.sum(rows.to(torch.int64)) > 0
+    def require_finite(self, *state: Tensor) -> None:
+        """End the solve where a part of `state` is not finite, and remember whose it is."""
+        if state and not torch.stack([torch.isfinite(part).all() for part in state]).all():
+            self.at_fault = self._broken_clouds(state)
+            raise _Stopped(Status.NON_FINITE, self.time)
+
+    def callback_step(self, t: Tensor, state: State, step: Tensor) -> None:
+        """End the solve where a step no longer moves the time; torchdiffeq calls this before each.
+
+        Left to itself it asserts the same, and does not end under `python -O`.
+        """
+        if t + step == t or t - step == t:
+            raise _Stopped(Status.UNDERFLOW, float(t))
+
+    callback_step_adjoint = callback_step
+
+    def _broken_clouds(self, state: State) -> Tensor:
+        rows, *others = (~torch.isfinite(part.detach()) for part in state)
+        broken = self._clouds.sum(_any_in_row(rows).to(torch.int64)) > 0
         for part in others:
-            broken |= (~torch.isfinite(part.detach())).reshape(len(broken), -1).any(1)
+            broken |= _any_in_row(part)
         return broken.nonzero().squeeze(1)
+
+
+def _any_in_row(flags: Tensor) -> Tensor:
+    return flags.reshape(len(flags), math.prod(flags.shape[1:])).any(1)

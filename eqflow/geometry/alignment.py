@@ -1,4 +1,4 @@
-"""Bringing one cloud onto another by the symmetries of both: permutations of like points, rotations."""
+"""Bringing one cloud onto another by the symmetries of both: exchange of like points, rotations."""
 
 from __future__ import annotations
 
@@ -49,12 +49,15 @@ def align(
 
 
 def best_permutation(x: Tensor, z: Tensor, clouds: Segments, types: Tensor | None = None) -> Tensor:
-    """For each point of `x` the row of `z` that it is matched with at least squared distance, (N,)."""
+    """The row of `z` that each point of `x` is matched with, at the least squared distance, (N,).
+
+    Arguments as in `align`; the types are those of the rows of both.
+    """
     left, right = clouds.to_dense(x), clouds.to_dense(z)
     gain = left @ right.transpose(1, 2)  # minimising |x − z|² is maximising ⟨x, z⟩
     if types is not None:
         kind = clouds.to_dense(types)
-        worst = 2 * gain.abs().amax() * max(clouds.longest, 1) + 1
+        worst = 2 * gain.abs().sum((1, 2), keepdim=True) + 1
         gain = torch.where(kind.unsqueeze(2) == kind.unsqueeze(1), gain, -worst)
     if clouds.uniform is not None and clouds.uniform <= ENUMERATED:
         matched = _enumerated(gain)
@@ -66,7 +69,8 @@ def best_permutation(x: Tensor, z: Tensor, clouds: Segments, types: Tensor | Non
 
 def _enumerated(gain: Tensor) -> Tensor:
     size = gain.shape[1]
-    every = torch.tensor(list(permutations(range(size))), device=gain.device)
+    orders = list(permutations(range(size)))
+    every = torch.tensor(orders, dtype=torch.int64, device=gain.device)
     total = gain[:, torch.arange(size, device=gain.device), every].sum(-1)
     return every[total.argmax(1)]
 

@@ -42,5 +42,5 @@ def require_centred(x: Tensor, ptr: Tensor | Segments) -> None:
 
 
 def degrees_of_freedom(ptr: Tensor | Segments, dimension: int) -> Tensor:
-    """Dimension `(n − 1) d` of each cloud's zero-mean subspace, shape (B,); 0 for an empty cloud."""
+    """Dimension `(n − 1) d` of each cloud's zero-mean subspace, shape (B,)."""
     return (Segments.of(ptr).lengths - 1).clamp(min=0) * dimension

@@ -81,7 +81,7 @@ class Clouds:
 
     @property
     def h(self) -> Tensor:
-        """Node features for tests and wrappers, shape (N, 1): the atomic number, or 0 without one."""
+        """Node features for tests and wrappers, (N, 1): the atomic number, or 0 without one."""
         if self.numbers is None:
             return self.x.new_zeros(self.x.shape[0], 1)
         return self.numbers.to(self.x.dtype).unsqueeze(1)
@@ -146,9 +146,7 @@ class Clouds:
             raise EmptyData("join: expected at least one batch of clouds, found none.")
         dimensions = {part.dimension for part in parts}
         if len(dimensions) > 1:
-            raise ShapeError(
-                f"join: found clouds of dimensions {sorted(dimensions)}, expected one."
-            )
+            raise ShapeError(f"join: found dimensions {sorted(dimensions)}, expected one.")
         known = [part.numbers for part in parts if part.numbers is not None]
         if known and len(known) < len(parts):
             raise ShapeError("join: some batches have elements and some have none.")
@@ -165,7 +163,7 @@ class Clouds:
     # Conversions live with the formats they need, above this module; these are the doors to them.
 
     def write(self, path: str | Path) -> None:
-        """Write to `.xyz .extxyz .sdf .npz .npy`, decided by the ending; see `eqflow.data.files`."""
+        """Write to `.xyz .extxyz .sdf .npz .npy`, by the ending; see `eqflow.data.files`."""
         from eqflow.data.files import write
 
         write(self, path)

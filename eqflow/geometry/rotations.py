@@ -39,10 +39,10 @@ def rotate(x: Tensor, rotation: Tensor, ptr: Tensor | Segments) -> Tensor:
 
 
 def kabsch(x: Tensor, y: Tensor, ptr: Tensor | Segments, proper: bool = False) -> Tensor:
-    """The matrix of O(d), or SO(d) where `proper`, that brings `y` closest to `x`, shape (B, d, d).
+    r"""The matrix of O(d), or SO(d) where `proper`, that brings `y` closest to `x`, (B, d, d).
 
-    Minimises :math:`\\sum_i \\lVert x_i - R y_i \\rVert^2` for each cloud, both centred: with the
-    singular value decomposition of :math:`\\sum_i x_i y_i^\\top = U S V^\\top`, `R = U V^T`
+    Minimises :math:`\sum_i \lVert x_i - R y_i \rVert^2` for each cloud, both centred: with the
+    singular value decomposition of :math:`\sum_i x_i y_i^\top = U S V^\top`, `R = U V^T`
     (Kabsch, 1976, doi:10.1107/S0567739476001873).
 
     Args:

@@ -1,7 +1,7 @@
 """Consecutive rows that belong together: the nodes of a cloud, the incoming edges of a node.
 
-Segment `b` owns rows `ptr[b]` to `ptr[b + 1]`. Sums over segments are deterministic on CPU, and where
-all segments have one length they are a reshape and a sum, several times faster than a scatter.
+Segment `b` owns rows `ptr[b]` to `ptr[b + 1]`. Sums over segments are deterministic on CPU. Where
+all segments have one length a sum is a reshape, several times faster than a scatter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Segments:
     def __init__(self, ptr: Tensor) -> None:
         if ptr.dim() != 1 or ptr.numel() < 1 or ptr.dtype != torch.int64:
             raise ShapeError(
-                f"ptr: found shape {tuple(ptr.shape)} of {ptr.dtype}, expected (B + 1,) of torch.int64."
+                f"ptr: found shape {tuple(ptr.shape)} of {ptr.dtype}, "
+                "expected (B + 1,) of torch.int64."
             )
         lengths = ptr[1:] - ptr[:-1]
         if int(ptr[0]) != 0 or (lengths < 0).any():

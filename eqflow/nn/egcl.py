@@ -11,7 +11,8 @@ For receiver `i` and sender `j`, with :math:`d_{ij} = \lVert x_i - x_j \rVert`:
 
 References: E(n) Equivariant Graph Neural Networks (Satorras, Hoogeboom, Welling, 2021),
 arXiv:2102.09844, eq. 3-8; E(n) Equivariant Normalizing Flows (Satorras et al., 2021),
-arXiv:2105.09016, eq. 9-12. The residual in the feature update is in both codes, not in the formulas.
+arXiv:2105.09016, eq. 9-12. The residual in the feature update is in both codes, not in the
+formulas.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class EGCL(nn.Module):
         width: Width of the messages; `features` where None.
         edge_features: Number of edge attributes `a`, K.
         attention: Multiply each message by a gate `sigmoid(w · m + b)`.
-        infer_edges: Multiply each message by such a gate in the feature sum only.
+        infer_edges: Multiply each message by such a gate in the feature sum only (where there is
+            one: with `update_features`).
         coordinate_update: Divide coordinate differences by `d + 1`, or by the number of neighbours.
         coordinate_range: Bound of the coordinate weight, `R tanh(φ_x)`; unbounded where None.
-        cutoff: Distance at which messages end smoothly; none where None.
-        momentum: Carry a velocity: `v_i ← φ_v(h_i) v_i + shift`, `x_i ← x_i + v_i`.
+        momentum: Take an initial velocity: `v_i = φ_v(h_i) v_i^init + shift`, `x_i ← x_i + v_i`.
         update_features: Whether `h` is updated; False leaves out `φ_h` altogether.
 
     Raises:
@@ -59,7 +60,6 @@ class EGCL(nn.Module):
         infer_edges: bool = False,
         coordinate_update: CoordinateUpdate = "stabilized",
         coordinate_range: float | None = None,
-        cutoff: float | None = None,
         momentum: bool = False,
         update_features: bool = True,
     ) -> None:
@@ -68,9 +68,10 @@ class EGCL(nn.Module):
             raise UsageError(
                 f"coordinate_update: found {coordinate_update!r}, expected 'stabilized' or 'mean'."
             )
-        for name, value in (("coordinate_range", coordinate_range), ("cutoff", cutoff)):
-            if value is not None and not value > 0:
-                raise UsageError(f"{name}: found {value}, expected a positive number or None.")
+        if coordinate_range is not None and not coordinate_range > 0:
+            raise UsageError(
+                f"coordinate_range: found {coordinate_range}, expected a positive number or None."
+            )
         width = features if width is None else width
         if features < 1 or width < 1 or edge_features < 0:
             raise UsageError(
@@ -80,7 +81,6 @@ class EGCL(nn.Module):
         self.edge_features = edge_features
         self.stabilized = coordinate_update == "stabilized"
         self.coordinate_range = coordinate_range
-        self.cutoff = cutoff
 
         # φ_e, its first layer factored: W₁ h_i + b, W₂ h_j and W_a [d², a].
         self.receiver = nn.Linear(features, width)
@@ -89,7 +89,7 @@ class EGCL(nn.Module):
         self.message = nn.Linear(width, width)
         _share_fan_in(self.receiver, self.sender, self.scalars)
         self.attention = nn.Linear(width, 1) if attention else None
-        self.inference = nn.Linear(width, 1) if infer_edges else None
+        self.inference = nn.Linear(width, 1) if infer_edges and update_features else None
 
         # φ_x.
         self.coordinate = nn.Linear(width, width)
@@ -115,6 +115,7 @@ class EGCL(nn.Module):
         edges: Edges,
         edge_attributes: Tensor | None = None,
         velocity: Tensor | None = None,
+        envelope: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Update positions and features.
 
@@ -124,6 +125,7 @@ class EGCL(nn.Module):
             edges: The graph.
             edge_attributes: `a`, shape (E, edge_features), in the order of `edges`.
             velocity: Initial velocity, shape (N, d), for `momentum=True`.
+            envelope: Weight of each edge's message, shape (E,), such as a smooth cutoff.
 
         Returns:
             `(x, h)`, and with momentum `(x, h, velocity)`.
@@ -132,9 +134,10 @@ class EGCL(nn.Module):
             ShapeError: If a shape does not fit.
             UsageError: If a velocity is given without momentum, or missing with it.
         """
-        self._check(x, h, edges, edge_attributes, velocity)
+        self._check(x, h, edges, edge_attributes, velocity, envelope)
+        network = self.edge_network()
         shift, message = egcl_messages(
-            x, self.receiver(h), self.sender(h), edge_attributes, self.edge_network(), edges
+            x, self.receiver(h), self.sender(h), edge_attributes, network, edges, envelope
         )
         if self.velocity_scale is not None:
             velocity = self.velocity_scale(h) * velocity + shift
@@ -158,7 +161,6 @@ class EGCL(nn.Module):
             inference=_gate(self.inference),
             coordinate_range=self.coordinate_range,
             stabilized=self.stabilized,
-            cutoff=self.cutoff,
         )
 
     def _check(
@@ -168,6 +170,7 @@ class EGCL(nn.Module):
         edges: Edges,
         edge_attributes: Tensor | None,
         velocity: Tensor | None,
+        envelope: Tensor | None,
     ) -> None:
         if x.dim() != 2 or x.shape[0] != edges.nodes:
             raise ShapeError(f"EGCL: x has shape {tuple(x.shape)}, expected ({edges.nodes}, d).")
@@ -189,6 +192,10 @@ class EGCL(nn.Module):
             raise ShapeError(
                 f"EGCL: velocity has shape {tuple(velocity.shape)}, expected {tuple(x.shape)}."
             )
+        if envelope is not None and envelope.shape != (edges.count,):
+            raise ShapeError(
+                f"EGCL: envelope has shape {tuple(envelope.shape)}, expected ({edges.count},)."
+            )
 
 
 def _gate(layer: nn.Linear | None) -> Gate | None:
@@ -196,7 +203,7 @@ def _gate(layer: nn.Linear | None) -> Gate | None:
 
 
 def _share_fan_in(*parts: nn.Linear) -> None:
-    """Initialise layers whose outputs are added as `nn.Linear` would initialise their concatenation."""
+    """Initialise layers whose outputs are added as `nn.Linear` would one on all their inputs."""
     bound = sum(part.in_features for part in parts) ** -0.5
     for part in parts:
         for parameter in part.parameters():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from eqflow.edges import Edges, squared_distance
-from eqflow.errors import UsageError
+from eqflow.edges import Edges, smooth_cutoff, squared_distance
+from eqflow.edges.fused import DISTANCE_EPSILON
+from eqflow.errors import ShapeError, UsageError
 from eqflow.nn.egcl import EGCL, CoordinateUpdate
 
 
@@ -17,13 +20,20 @@ class EGNN(nn.Module):
         features: Width of the node features that go in and, unless `positions_only`, come out.
         width: Width of hidden features and messages.
         layers: Number of `EGCL` layers.
-        attention, infer_edges, coordinate_update, cutoff, momentum: As in `EGCL`.
+        attention, infer_edges, coordinate_update, momentum: As in `EGCL`. With momentum each layer
+            is given the same initial velocity.
         edge_features: Number of edge attributes given to each layer.
         coordinate_range: Bound of the coordinate weights summed over all layers (the published
             flow: 15); each layer gets an equal part. Unbounded where None.
         input_distance: Give each layer the squared distance at the network's input as well.
+        cutoff: Distance between the input positions at which the messages of all layers end
+            smoothly, in the unit of `x`; none where None.
         positions_only: Leave out the last feature update and the output layer, whose work a field
             of positions would throw away; `h` then comes back at its hidden width.
+
+    Raises:
+        UsageError: If an option is out of range, or a cutoff is asked for with messages divided by
+            the number of neighbours, which jumps as one comes or goes.
 
     Example:
         >>> from eqflow.edges import Edges
@@ -53,7 +63,21 @@ class EGNN(nn.Module):
         super().__init__()
         if layers < 1:
             raise UsageError(f"EGNN: found layers={layers}, expected at least 1.")
+        if features < 1 or width < 1 or edge_features < 0:
+            raise UsageError(
+                f"EGNN: found features={features}, width={width}, edge_features={edge_features}; "
+                "expected at least 1, 1 and 0."
+            )
+        if cutoff is not None and not 0 < cutoff < math.inf:
+            raise UsageError(f"cutoff: found {cutoff}, expected a positive number or None.")
+        if cutoff is not None and coordinate_update == "mean":
+            raise UsageError(
+                "EGNN: found a cutoff with coordinate_update='mean', whose number of neighbours "
+                "jumps at the cutoff. Pass coordinate_update='stabilized'."
+            )
         self.input_distance = input_distance
+        self.cutoff = cutoff
+        self.edge_features = edge_features
         self.embed = nn.Linear(features, width)
         self.layers = nn.ModuleList(
             EGCL(
@@ -63,7 +87,6 @@ class EGNN(nn.Module):
                 infer_edges=infer_edges,
                 coordinate_update=coordinate_update,
                 coordinate_range=None if coordinate_range is None else coordinate_range / layers,
-                cutoff=cutoff,
                 momentum=momentum,
                 update_features=not (positions_only and layer == layers - 1),
             )
@@ -89,16 +112,47 @@ class EGNN(nn.Module):
             velocity: Initial velocity, shape (N, d), for `momentum=True`.
 
         Returns:
-            `(x, h)`, and with momentum `(x, h, velocity)`.
+            `(x, h)`, and with momentum `(x, h, velocity)` with the velocity of the last layer.
 
         Raises:
             ShapeError: If a shape does not fit.
         """
-        if self.input_distance:
-            d2 = squared_distance(x, edges).unsqueeze(1)
-            edge_attributes = d2 if edge_attributes is None else torch.cat([edge_attributes, d2], 1)
+        self._check(h, edges, edge_attributes)
+        edge_attributes, envelope = self._of_input(x, edges, edge_attributes)
         h = self.embed(h)
+        moved: list[Tensor] = []
         for layer in self.layers:
-            x, h, *moved = layer(x, h, edges, edge_attributes, velocity)
-            velocity = moved[0] if moved else None
-        return (x, self.readout(h)) if velocity is None else (x, self.readout(h), velocity)
+            x, h, *moved = layer(x, h, edges, edge_attributes, velocity, envelope)
+        return (x, self.readout(h), *moved)
+
+    def _of_input(
+        self, x: Tensor, edges: Edges, edge_attributes: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What all layers take from the input positions: attributes of the edges and envelope.
+
+        The graph was made of the input positions, so it is there that the envelope has to vanish
+        where an edge comes or goes, also in layers that see moved ones.
+        """
+        if not self.input_distance and self.cutoff is None:
+            return edge_attributes, None
+        d2 = squared_distance(x, edges)
+        envelope = None
+        if self.cutoff is not None:
+            envelope = smooth_cutoff((d2 + DISTANCE_EPSILON).sqrt(), self.cutoff)
+        if self.input_distance:
+            column = d2.unsqueeze(1)
+            edge_attributes = (
+                column if edge_attributes is None else torch.cat([edge_attributes, column], 1)
+            )
+        return edge_attributes, envelope
+
+    def _check(self, h: Tensor, edges: Edges, edge_attributes: Tensor | None) -> None:
+        if h.shape != (edges.nodes, self.embed.in_features):
+            raise ShapeError(
+                f"EGNN: h has shape {tuple(h.shape)}, expected "
+                f"({edges.nodes}, {self.embed.in_features}): one row a node, `features` wide."
+            )
+        found = None if edge_attributes is None else tuple(edge_attributes.shape)
+        expected = (edges.count, self.edge_features) if self.edge_features else None
+        if found != expected:
+            raise ShapeError(f"EGNN: edge_attributes has shape {found}, expected {expected}.")

@@ -61,7 +61,8 @@ class EGNNField(AbstractField):
         cutoff: Connect points within this distance (in the unit of `x`), their messages ending
             smoothly; complete graphs where None.
 
-    Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016, eq. 7-12.
+    Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016,
+    eq. 7-12.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class EGNNField(AbstractField):
         )
 
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
+        """The velocity; arguments as in `AbstractField`."""
         found = 0 if context is None else context.shape[-1]
         if found != self.context_features:
             raise ShapeError(
@@ -106,6 +108,7 @@ class EGNNField(AbstractField):
         h = edges.clouds.expand(self._time_features(t.expand(edges.clouds.count)))
         if context is not None:
             h = torch.cat([context, h], -1)
+        x = centred(x, edges.clouds)  # far from the origin `x^L − x` would lose digits
         moved = self.egnn(x, h, edges)[0]
         return centred(moved - x, edges.clouds)
 

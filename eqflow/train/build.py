@@ -1,4 +1,4 @@
-"""From plain configuration to the objects it names, with every contradiction in one message."""
+"""From plain configuration to the objects it names."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def build_objective(config: Config) -> AbstractObjective:
 
 
 def build_field(config: ModelConfig, context_features: int) -> EGNNField:
-    """The velocity field a configuration describes, with weights drawn from the global generator."""
+    """The velocity field a configuration describes; its weights come from the global generator."""
     if config.name != "egnn":
         raise UsageError(f"model.name: found {config.name!r}, expected egnn.")
     if config.coordinate_update not in ("stabilized", "mean"):
@@ -143,63 +143,6 @@ def build_flow(
         compositions,
         build_solver(solver),
     )
-
-
-def problems_of(config: Config) -> list[str]:
-    """Everything wrong with a configuration, before anything is built or written."""
-    problems = []
-    for build in (
-        lambda: build_solver(config.solver),
-        lambda: build_divergence(config.divergence),
-        lambda: build_objective(config),
-        lambda: build_field(config.model, 0),
-        lambda: chosen_device(config.train.device),
-    ):
-        try:
-            with rng.seeded(0, "check"):
-                build()
-        except UsageError as error:
-            problems.append(str(error))
-    train, data = config.train, config.data
-    for name, value, least in (
-        ("train.steps", train.steps, 1),
-        ("train.batch_size", train.batch_size, 1),
-        ("train.validate_every", train.validate_every, 1),
-        ("train.validation_structures", train.validation_structures, 1),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.log_every", train.log_every, 1),
-        ("train.final_structures", train.final_structures, 0),
-        ("train.warmup_steps", train.warmup_steps, 0),
-        ("train.weight_decay", train.weight_decay, 0),
-        ("train.pairs", train.pairs, 1),
-        ("train.threads", train.threads, 1),
-        ("data.structures", data.structures, 1),
-        ("data.dimension", data.dimension, 1),
-        ("data.points", data.points, 1),
-    ):
-        if value is not None and value < least:
-            problems.append(f"{name}: found {value}, expected at least {least}.")
-    for name, positive in (
-        ("train.learning_rate", train.learning_rate),
-        ("train.clip", train.clip),
-        ("train.minutes", train.minutes),
-    ):
-        if positive is not None and not positive > 0:
-            problems.append(f"{name}: found {positive}, expected above 0.")
-    if not 0 <= train.ema_decay < 1:
-        problems.append(f"train.ema_decay: found {train.ema_decay}, expected 0 to below 1.")
-    if train.schedule not in ("cosine", "constant"):
-        problems.append(f"train.schedule: found {train.schedule!r}, expected cosine or constant.")
-    if data.on_problem not in ("stop", "skip"):
-        problems.append(f"data.on_problem: found {data.on_problem!r}, expected stop or skip.")
-    for name, fraction in (("data.validation", data.validation), ("data.test", data.test)):
-        if not 0 < fraction < 1:
-            problems.append(f"{name}: found {fraction}, expected a fraction between 0 and 1.")
-    if data.validation + data.test >= 1:
-        problems.append(
-            f"data.validation + data.test: found {data.validation + data.test:g}, expected below 1."
-        )
-    return list(dict.fromkeys(problems))
 
 
 def chosen_device(name: str) -> torch.device:

@@ -1,17 +1,16 @@
 """What a run leaves on disk: weights to share, and states to resume from.
 
-`weights.safetensors` holds the weights of the flow and, as metadata, everything needed to rebuild it:
-the resolved configuration and the statistics of the data. `checkpoints/<step>.pt` adds what resuming
-needs. Next to each file stands its SHA-256, since neither format notices a flipped byte. Nothing is
-ever unpickled: states load with `weights_only=True`.
+`weights.safetensors` holds the weights of the flow and, as metadata, everything needed to rebuild
+it: the resolved configuration and the statistics of the data. `checkpoints/<step>.pt` adds what
+resuming needs. Next to each file stands its SHA-256, since neither format notices a flipped byte.
+Nothing is ever unpickled: states load with `weights_only=True`.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -39,9 +38,7 @@ def save_weights(
         "statistics": json.dumps(statistics),
     }
     tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    content = save(tensors, metadata)
-    storage.write_bytes(path, content)
-    _write_digest(path)
+    _write_with_digest(path, save(tensors, metadata))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -51,28 +48,32 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
         CheckpointError: If the file is missing, damaged, no weights file of eqflow, or of a newer
             version; its content is never executed.
     """
-    path = _existing(path)
-    _check_digest(path)
+    _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: found {_kind(path)}, expected a weights file written by eqflow train "
-            f"({error})."
+            f"{path}: found a damaged file or another format, expected weights written by eqflow "
+            f"train ({error})."
         ) from error
     if "config" not in metadata or "statistics" not in metadata:
         raise CheckpointError(
             f"{path}: a safetensors file without eqflow's metadata; expected weights written by "
             "eqflow train."
         )
-    if int(metadata.get("format", "0")) > FORMAT:
+    try:
+        newer = int(metadata.get("format", "0")) > FORMAT
+        config, statistics = json.loads(metadata["config"]), json.loads(metadata["statistics"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error}).") from error
+    if newer:
         raise CheckpointError(
             f"{path}: format {metadata['format']}, but this eqflow reads up to {FORMAT}; "
             "install a newer eqflow."
         )
-    return tensors, json.loads(metadata["config"]), json.loads(metadata["statistics"])
+    return tensors, config, statistics
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -98,21 +99,27 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the state after `step` updates, then delete states older than the last two."""
+    """Write the state after `step` updates; keep it and the one before, delete all others.
+
+    Later states are left from before a fallback to an earlier one, and superseded.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     path = folder / f"{step:09d}.pt"
-    storage.write_bytes(path, buffer.getvalue())
-    _write_digest(path)
-    for old in sorted(folder.glob("*.pt"))[:-KEPT]:
+    _write_with_digest(path, buffer.getvalue())
+    paths = sorted(folder.glob("*.pt"))
+    kept = [earlier for earlier in paths if earlier.name <= path.name][-KEPT:]
+    for old in set(paths) - set(kept):
         old.unlink()
         _digest_path(old).unlink(missing_ok=True)
 
 
-def newest_state(folder: Path) -> dict[str, Any] | None:
+def newest_state(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest state that is whole, or None where there is none.
 
-    A damaged state is passed over with a warning that names it.
+    Args:
+        folder: Where states are.
+        warn: Called with a line for each damaged state, which is passed over.
 
     Raises:
         CheckpointError: If there are states and none of them is whole.
@@ -124,7 +131,7 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
         try:
             return read_state(path)
         except CheckpointError as error:
-            warnings.warn(f"{error} Falling back to the state before it.", stacklevel=2)
+            warn(f"warning: {error} Falling back to the state before it.")
             problems.append(str(error))
     if problems:
         raise CheckpointError(
@@ -140,13 +147,13 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is damaged or no such file; its content is never executed.
     """
-    path = _existing(path)
-    _check_digest(path)
+    _require_whole(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: found {_kind(path)}, expected a state written by eqflow train."
+            f"{path}: found a damaged file or another format, expected a state written by eqflow "
+            "train."
         ) from error
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path}: not a state written by eqflow train.")
@@ -157,48 +164,54 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a run folder or its {WEIGHTS}.")
-    return path
+def _write_with_digest(path: Path, content: bytes) -> None:
+    """Write a file and its SHA-256; killed in between, there is no digest, not a wrong one."""
+    _digest_path(path).unlink(missing_ok=True)
+    storage.write_bytes(path, content)
+    storage.write_text(_digest_path(path), f"{storage.sha256_of(path)}  {path.name}\n")
 
 
 def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _write_digest(path: Path) -> None:
-    storage.write_text(_digest_path(path), f"{storage.sha256_of(path)}  {path.name}\n")
+def _require_whole(path: Path) -> None:
+    """Refuse what is no checkpoint at first sight, or differs from its stored SHA-256.
 
-
-def _check_digest(path: Path) -> None:
-    """Compare with the stored SHA-256; a file sent without one is taken as it is."""
+    A file sent without its SHA-256 is taken as it is.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected a run folder or its {WEIGHTS}.")
+    if stranger := _stranger(path):
+        raise CheckpointError(f"{path}: found {stranger}.")
     digest = _digest_path(path)
     if not digest.is_file():
         return
-    expected = digest.read_text("utf-8").split()[:1]
+    expected = digest.read_text("utf-8", "replace").split()[:1]
     found = storage.sha256_of(path)
     if expected != [found]:
         raise CheckpointError(
             f"{path}: its SHA-256 is {found[:12]}…, but {digest.name} says "
-            f"{(expected or ['nothing'])[0][:12]}…: the file is damaged."
+            f"{(expected or ['nothing'])[0][:12]}…: the file is damaged. Copy it again."
         )
 
 
-def _kind(path: Path) -> str:
-    """What a file seems to be, for messages."""
-    start = path.read_bytes()[:200]
+def _stranger(path: Path) -> str:
+    """What a file is if it can be no checkpoint, for messages; empty where it may be one."""
+    with path.open("rb") as file:
+        start = file.read(200)
+    what = f"expected {WEIGHTS} of a run"
     if not start:
-        return "an empty file"
+        return f"an empty file, {what}; copy it again"
     if start.lstrip()[:1] == b"<":
-        return "an HTML page"
+        return f"an HTML page, {what}; download the file itself"
     if start.startswith(b"version https://git-lfs"):
-        return "a git-LFS pointer (run git lfs pull)"
+        return f"a Git LFS pointer, {what}; run git lfs pull where it came from"
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return (
-            "a pickle, which is never opened because it can run code; convert it with "
-            "safetensors where it was made"
+            f"a pickle, {what}. Pickles are never opened because they can run code; convert it "
+            "where it was made: torch.load(…, weights_only=True), then safetensors.torch.save_file"
         )
-    if start.startswith(b"PK"):
-        return "a zip archive or PyTorch file"
-    return "something else or a truncated file"
+    if start.startswith(b"PK") and path.suffix != ".pt":
+        return f"a zip archive or PyTorch file, {what}"
+    return ""

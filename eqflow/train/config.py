@@ -1,4 +1,4 @@
-"""What a run is made of: one dataclass a concept, every leaf with its unit and the reason of its default.
+"""What a run is made of: one dataclass a concept, each leaf with its unit and why its default.
 
 These are the schemas of the command line; presets in `configs/experiment` override them.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def leaf(default: Any, help: str) -> Any:
+def leaf(default: Any, text: str) -> Any:
     """A field with its documentation, which `eqflow train --help` prints."""
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -34,7 +34,9 @@ class DataConfig:
     structures: int | None = leaf(None, "how many to generate, or the most to use of a file")
     dimension: int = leaf(3, "coordinates of a point")
     points: int | None = leaf(None, "most points of a structure (images, voxels, shapes)")
-    elements: list[str] = leaf([], "elements the model is conditioned on; none: points are alike")
+    elements: list[str] = leaf(  # noqa: RUF009 - a fresh list each time
+        [], "elements the model is conditioned on; none: all points are alike"
+    )
     on_problem: str = leaf("stop", "stop at a malformed record, or skip it and list it")
     validation: float = leaf(0.05, "fraction held out to choose the best weights")
     test: float = leaf(0.05, "fraction held out for the final figures")

@@ -1,16 +1,17 @@
 """The step loop: short enough to read from top to bottom.
 
-Every step is a function of the state before it and of `(seed, step)`: which structures, which noise,
-which learning rate. A run killed at any moment and started again by the same command therefore ends
-with the same weights, bit for bit on a CPU, as one that was never interrupted (while `train.minutes` is
-not what ends it: time is not a function of the seed).
+Every step is a function of the state before it and of `(seed, step)`: which structures, which
+noise, which learning rate. A run killed at any moment and started again by the same command
+therefore ends with the same weights, bit for bit on a CPU, as one that was never interrupted (while
+`train.minutes` is not what ends it: time is not a function of the seed).
 
-Several processes would differ in one place, `Trainer.step`: each takes its share of the batch and the
-gradients are averaged before `clip_grad_norm_`.
+Several processes would differ in one place, `Trainer.step`: each takes its share of the batch and
+the gradients are averaged before `clip_grad_norm_`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -91,6 +92,13 @@ class Trainer:
             raise TypeError("the averaged model is not a flow")
         return module
 
+    def best_flow(self) -> Flow:
+        """A copy of the flow with the best averaged weights; the newest before any validation."""
+        flow = copy.deepcopy(self.averaged)
+        if math.isfinite(self.progress.best_loss):
+            flow.load_state_dict(self.best)
+        return flow
+
     def run(
         self,
         record: Callable[[dict[str, float]], None],
@@ -105,8 +113,9 @@ class Trainer:
             stop_requested: Asked after every step.
 
         Raises:
-            NumericalError: If several steps in a row gave no finite gradient; the weights are then
-                those of the last finite step, and saved.
+            NumericalError: If several steps in a row gave no finite gradient, with the weights of
+                the last finite step saved; or if the weights themselves are not finite, with
+                nothing saved.
         """
         config = self.config
         started, cpu_started = time.monotonic(), time.process_time()
@@ -122,15 +131,18 @@ class Trainer:
             if step % config.log_every == 0 or "val_loss" in figures or "skipped" in figures:
                 record({"step": step, "seconds": self.progress.seconds, **figures})
             if self.progress.skipped_in_a_row >= PATIENCE:
+                self._require_finite_weights()
                 save()
                 raise NumericalError(
                     f"step {step}: {PATIENCE} steps in a row had no finite loss and gradient. The "
                     "weights of the last finite step are saved; lower train.learning_rate or "
                     "train.clip and start again in another run.dir."
                 )
-            if step % config.checkpoint_every == 0 or last or stop_requested():
+            stopping = stop_requested()
+            if step % config.checkpoint_every == 0 or last or stopping:
+                self._require_finite_weights()
                 save()
-            if stop_requested():
+            if stopping:
                 return
 
     def step(self) -> dict[str, float]:
@@ -188,6 +200,14 @@ class Trainer:
             self.progress.best_step = self.progress.step
             self.best = _weights(self.averaged)
         return value
+
+    def _require_finite_weights(self) -> None:
+        """Parameters on disk are never NaN: what is not finite is not saved."""
+        if not all(bool(weight.isfinite().all()) for weight in self.flow.parameters()):
+            raise NumericalError(
+                f"step {self.progress.step}: the weights are not finite, and were not saved; the "
+                "checkpoint before is intact. Lower train.learning_rate in another run.dir."
+            )
 
     def learning_rate(self) -> float:
         """Linear warm-up, then the cosine of the fraction done, or a constant."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from eqflow import storage
+from eqflow.train.folder import append
 
 
 class MetricsFile:
@@ -28,11 +29,13 @@ class MetricsFile:
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or [])
-                # A row cut short by a kill has fewer fields; it is past the checkpoint anyway.
+                # A row cut short by a kill has fewer fields, and its step may be cut as well.
                 self.rows = [
                     row
                     for row in reader
-                    if (row.get("step") or "").isdigit() and int(row["step"]) <= step
+                    if None not in row.values()
+                    and row["step"].isdigit()
+                    and int(row["step"]) <= step
                 ]
             self._rewrite()
 
@@ -45,8 +48,7 @@ class MetricsFile:
             self.columns += new
             self._rewrite()
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write(self._line(row))
+        append(self.path, self._line(row))
 
     def _line(self, row: Mapping[str, str]) -> str:
         buffer = io.StringIO()
@@ -63,14 +65,21 @@ class MetricsFile:
 class EventWriter(Protocol):
     """What is used of TensorBoard's `SummaryWriter`."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Add one value."""
+
+    def close(self) -> None:
+        """Write what is pending."""
 
 
-def event_writer(folder: Path) -> EventWriter | None:
-    """TensorBoard's writer into `folder`, or None where it is not installed."""
+def event_writer(folder: Path, step: int) -> EventWriter | None:
+    """TensorBoard's writer into `folder`, or None where it is not installed.
+
+    Events beyond `step`, from before a kill, are purged.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    writer: EventWriter = SummaryWriter(str(folder))
+    writer: EventWriter = SummaryWriter(str(folder), purge_step=step + 1)
     return writer

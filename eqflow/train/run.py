@@ -17,23 +17,22 @@ import torch
 import yaml
 
 from eqflow import storage
+from eqflow.chem.elements import symbol
 from eqflow.errors import CheckpointError, UsageError
-from eqflow.evaluate import effective_sample_size, kl_to_target, negative_log_likelihood
-from eqflow.flows import Flow
-from eqflow.geometry import Clouds
-from eqflow.targets import AbstractTarget
 from eqflow.train.build import (
     build_divergence,
     build_flow,
     build_objective,
     chosen_device,
-    problems_of,
 )
 from eqflow.train.checkpoint import WEIGHTS, newest_state, save_state, save_weights
 from eqflow.train.config import Config
 from eqflow.train.datasets import Dataset, load_dataset
+from eqflow.train.figures import final_figures
+from eqflow.train.folder import LOG, append, exclusive, fingerprint, require_possible
 from eqflow.train.loop import Trainer
 from eqflow.train.metrics import MetricsFile, event_writer
+from eqflow.train.problems import problems_of
 
 # What a resumed run may change: how long it goes on and what it writes, not what it computes.
 CHANGEABLE = {
@@ -46,6 +45,10 @@ CHANGEABLE = {
     "train.threads",
     "run.dir",
 }
+
+CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
+SUMMARY = "summary.json"
 
 Report = Callable[[str], None]
 
@@ -74,8 +77,7 @@ class Run:
     def report(self, line: str) -> None:
         """Tell people, and the log."""
         self._report(line)
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
+        append(self.folder / LOG, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
 
     def train(
         self,
@@ -90,24 +92,44 @@ class Run:
 
         Returns:
             Whether the run is complete; False if it was asked to stop.
+
+        Raises:
+            NumericalError: If training gave up; the weights on disk are the last finite ones.
         """
+        earlier = self._earlier()
+        self._require_same_run(earlier)
+        if self._is_complete(earlier):
+            self._report(f"{self.folder} is finished; a larger train.steps continues it")
+            return True
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
-        self._require_same_run()
+        require_possible(self.folder)
         dataset = load_dataset(self.config.data, self.config.seed)
         trainer = self._trainer(dataset)
         storage.require_writable(self.folder)
-        state = newest_state(self.folder / "checkpoints")
+        with exclusive(self.folder):
+            return self._train(dataset, trainer, stop_requested, follow)
+
+    def _train(
+        self,
+        dataset: Dataset,
+        trainer: Trainer,
+        stop_requested: Callable[[], bool],
+        follow: Callable[[Trainer, dict[str, float]], None],
+    ) -> bool:
+        storage.remove_strays(self.folder)
         self._describe(dataset, trainer)
+        state = newest_state(self.folder / "checkpoints", self.report)
         if state is not None:
             self._restore(trainer, state)
-        if not (self.folder / "provenance.json").is_file():
+        if not (self.folder / PROVENANCE).is_file():
             self._write_provenance()
-        storage.write_text(self.folder / "config.yaml", yaml.safe_dump(self.plain, sort_keys=False))
+        storage.write_text(self.folder / CONFIG, yaml.safe_dump(self.plain, sort_keys=False))
+        (self.folder / SUMMARY).unlink(missing_ok=True)
         metrics = MetricsFile(self.folder / "metrics.csv", trainer.progress.step)
-        events = (
-            event_writer(self.folder / "tensorboard") if self.config.train.tensorboard else None
-        )
+        events = None
+        if self.config.train.tensorboard:
+            events = event_writer(self.folder / "tensorboard", trainer.progress.step)
 
         def record(figures: dict[str, float]) -> None:
             metrics.append(figures)
@@ -118,11 +140,16 @@ class Run:
 
         def save() -> None:
             save_state(self.folder / "checkpoints", trainer.progress.step, trainer.state())
+            self._save_weights(trainer, dataset)
 
-        trainer.run(record, save, stop_requested)
-        self._save_weights(trainer, dataset)
-        if not trainer.finished():
+        try:
+            trainer.run(record, save, stop_requested)
+        finally:
+            if events is not None:
+                events.close()
+        if stop_requested() or not trainer.finished():
             return False
+        self._save_weights(trainer, dataset)  # a kill may have come between state and weights
         self._finish(trainer, dataset)
         return True
 
@@ -145,6 +172,13 @@ class Run:
         self.report(f"data: {self.config.data.source}, {parts} structures")
         for line in dataset.skipped:
             self.report(f"skipped: {line}")
+        numbers = dataset.parts["train"].numbers
+        if numbers is not None and not self.config.data.elements:
+            found = ",".join(symbol(number) for number in numbers.unique().tolist())
+            self.report(
+                "elements are ignored, all points are alike; "
+                f"data.elements=[{found}] conditions the model on them"
+            )
         self.report(f"model: {self.config.model.name}, {weights:,} weights")
 
     def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
@@ -156,29 +190,71 @@ class Run:
             ) from error
         self.report(f"resumed at step {trainer.progress.step:,}")
 
-    def _require_same_run(self) -> None:
-        path = self.folder / "config.yaml"
+    def _earlier(self) -> dict[str, Any] | None:
+        """The configuration of the run that the folder holds, if it holds one."""
+        path = self.folder / CONFIG
         if not path.is_file():
-            return
+            return None
         try:
             earlier = yaml.safe_load(path.read_text("utf-8"))
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{path}: not YAML ({error}).") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: not YAML ({error}). Give another run.dir.") from error
+        if not isinstance(earlier, dict):
+            raise CheckpointError(
+                f"{path}: found {type(earlier).__name__}, expected the configuration of a run. "
+                "Give another run.dir."
+            )
+        return earlier
+
+    def _require_same_run(self, earlier: dict[str, Any] | None) -> None:
+        if earlier is None:
+            return
         before, now = _flat(earlier), _flat(self.plain)
+        same_data = self._has_same_data()
         changed = [
             f"{key}: {before.get(key)!r} → {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in CHANGEABLE
+            if before.get(key) != now.get(key)
+            and key not in CHANGEABLE
+            and not (key == "data.path" and same_data)
         ]
+        if not changed and same_data is False:
+            changed = [f"data.path: {now['data.path']} has other content than before"]
         if changed:
             raise UsageError(
                 f"{self.folder} holds a run with another configuration ({'; '.join(changed)}). "
                 "Give another run.dir, or the same keys to resume it."
             )
 
+    def _has_same_data(self) -> bool | None:
+        """Whether the data have the SHA-256 they had when the run began; None if unknown."""
+        path = self.config.data.path
+        if path is None or not Path(path).is_file():
+            return None
+        try:
+            provenance = json.loads((self.folder / PROVENANCE).read_text("utf-8"))
+            before = provenance["data"]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        now = fingerprint(path)
+        return now is not None and before == now["sha256"]
+
+    def _is_complete(self, earlier: dict[str, Any] | None) -> bool:
+        """Whether the folder holds the figures that this configuration would end with."""
+        try:
+            summary = json.loads((self.folder / SUMMARY).read_text("utf-8"))
+            reached = int(summary["steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        before, now = _flat(earlier or {}), _flat(self.plain)
+        same = [
+            before.get(key) == now[key]
+            for key in ("train.final_structures", "train.steps", "train.minutes")
+        ]
+        return same[0] and (all(same) or self.config.train.steps <= reached)
+
     def _save_weights(self, trainer: Trainer, dataset: Dataset) -> None:
-        trainer.averaged.load_state_dict(trainer.best)
-        save_weights(self.folder / WEIGHTS, trainer.averaged, self.plain, dataset.statistics)
+        save_weights(self.folder / WEIGHTS, trainer.best_flow(), self.plain, dataset.statistics)
 
     def _finish(self, trainer: Trainer, dataset: Dataset) -> None:
         progress = trainer.progress
@@ -193,35 +269,17 @@ class Run:
         }
         if self.config.train.final_structures:
             self.report("final figures: log-likelihood of held-out structures")
-            summary |= self._figures(trainer.averaged, dataset)
-        storage.write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2))
+            summary |= final_figures(
+                trainer.best_flow(),
+                dataset,
+                build_divergence(self.config.divergence),
+                self.config.train.final_structures,
+                self.config.seed,
+            )
+        storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
         for name in ("val_nll", "test_nll", "kl", "ess"):
             if name in summary:
                 self.report(f"{name}: {summary[name]:.4g}" + _error(summary, name))
-
-    def _figures(self, flow: Flow, dataset: Dataset) -> dict[str, Any]:
-        """Likelihoods of held-out structures and, where the target is known, KL and ESS."""
-        divergence = build_divergence(self.config.divergence)
-        most = self.config.train.final_structures
-        figures: dict[str, Any] = {"divergence": type(divergence).__name__.lower()}
-        for part, name in (("validation", "val_nll"), ("test", "test_nll")):
-            clouds = dataset.parts[part][:most]
-            scores = flow.score(clouds, divergence=divergence, seed=self.config.seed)
-            nll = negative_log_likelihood(scores.log_prob)
-            figures |= {name: nll.value, f"{name}_se": nll.se, f"{name}_count": nll.count}
-            figures[f"{name}_evaluations"] = int(scores.evaluations.max())
-        if dataset.target is not None:
-            log_target = _log_target(dataset.target, clouds)
-            kl = kl_to_target(log_target, scores.log_prob)
-            figures |= {"kl": kl.value, "kl_se": kl.se, "log_z_se": dataset.target.log_z.error}
-            drawn = flow.draw(
-                most, seed=self.config.seed, with_log_prob=True, divergence=divergence
-            )
-            if drawn.log_prob is not None:
-                log_target = _log_target(dataset.target, drawn.clouds)
-                figures["ess"] = effective_sample_size(log_target, drawn.log_prob)
-            figures["sampling_evaluations"] = int(drawn.evaluations.max())
-        return figures
 
     def _write_provenance(self) -> None:
         packages = ("eqflow", "torch", "torchdiffeq", "numpy", "scipy")
@@ -232,21 +290,9 @@ class Run:
             "platform": platform.platform(),
             "threads": torch.get_num_threads(),
             "packages": {name: _version(name) for name in packages},
-            "data": _fingerprint(self.config.data.path),
+            "data": fingerprint(self.config.data.path),
         }
-        storage.write_text(self.folder / "provenance.json", json.dumps(provenance, indent=2))
-
-
-def _log_target(target: AbstractTarget, clouds: Clouds) -> torch.Tensor:
-    return target.log_prob(clouds.segments.to_dense(clouds.x.double()))
-
-
-def _fingerprint(path: str | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    file = Path(path)
-    digest = storage.sha256_of(file) if file.is_file() else "a folder"
-    return {"path": str(file.resolve()), "sha256": digest}
+        storage.write_text(self.folder / PROVENANCE, json.dumps(provenance, indent=2))
 
 
 def _version(package: str) -> str:

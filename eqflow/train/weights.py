@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eqflow.errors import CheckpointError
+from eqflow.errors import CheckpointError, UsageError
 from eqflow.flows import Flow
 from eqflow.train.build import build_flow
 from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
@@ -36,7 +36,7 @@ def load_with_config(path: str | Path) -> tuple[Flow, dict[str, Any]]:
         model = _section(ModelConfig, config["model"])
         solver = _section(SolverConfig, config["solver"])
         flow = build_flow(model, solver, statistics, seed=0)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(
             f"{file}: its configuration does not describe a flow ({error})."
         ) from error
@@ -52,7 +52,7 @@ def weights_path(path: str | Path) -> Path:
 
 
 def _section(kind: type[Section], plain: dict[str, Any]) -> Section:
-    """A config section from plain values; keys of a newer version are not understood, and said so."""
+    """A config section from plain values; keys of a newer version are named."""
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(plain) - known)
     if unknown:

@@ -1,0 +1,45 @@
+"""What the benchmarks share: interleaved timing in CPU seconds, and one way to write results."""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eqflow import storage
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def race(cases: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """Median CPU seconds of each case; they take turns, so that drift hits all alike."""
+    for case in cases.values():
+        case()
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            gc.collect()
+            started = time.process_time()
+            case()
+            taken[name].append(time.process_time() - started)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def write_results(name: str, results: Mapping[str, Any]) -> None:
+    """Write `results/<name>.json` with what is needed to understand it, and print where."""
+    path = RESULTS / f"{name}.json"
+    machine = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+    storage.write_text(path, json.dumps({"machine": machine, **results}, indent=2) + "\n")
+    print(f"written: benchmarks/results/{path.name}")

@@ -1,0 +1,143 @@
+"""A direct port of the published flow's field and objective, written from its formulas.
+
+Per-edge concatenation `[h_i, h_j, d², d₀²]`, one index_add a reduction, edge lists made anew at
+each evaluation, torchdiffeq's adjoint with its default norm, one probe: what eqflow is compared to.
+Its weights can be copied from an `EGNNField`, so that both compute the same function.
+
+Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torchdiffeq import odeint_adjoint
+
+from eqflow.nn import EGCL, EGNNField
+
+
+class PublishedLayer(nn.Module):
+    """One stabilized convolution with attention and bounded coordinate weights."""
+
+    def __init__(self, width: int, bound: float) -> None:
+        super().__init__()
+        self.edge = nn.Sequential(
+            nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.attention = nn.Linear(width, 1)
+        self.coordinate = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1, bias=False)
+        )
+        self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.bound = bound
+
+    def forward(
+        self, x: Tensor, h: Tensor, row: Tensor, col: Tensor, d0: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Positions and features after the layer."""
+        difference = x[row] - x[col]
+        d2 = difference.square().sum(-1, keepdim=True)
+        m = self.edge(torch.cat([h[row], h[col], d2, d0], -1))
+        m = m * torch.sigmoid(self.attention(m))
+        weight = torch.tanh(self.coordinate(m)) * self.bound
+        shift = difference / ((d2 + 1e-8).sqrt() + 1) * weight
+        x = x + torch.zeros_like(x).index_add_(0, row, shift)
+        message = torch.zeros_like(h).index_add_(0, row, m)
+        return x, h + self.node(torch.cat([h, message], -1))
+
+    def copy_from(self, layer: EGCL) -> None:
+        """Take the weights of an eqflow layer; an unused feature update stays random."""
+        with torch.no_grad():
+            self.edge[0].weight.copy_(
+                torch.cat([layer.receiver.weight, layer.sender.weight, layer.scalars.weight], 1)
+            )
+            self.edge[0].bias.copy_(layer.receiver.bias)
+        self.edge[2].load_state_dict(layer.message.state_dict())
+        self.attention.load_state_dict(layer.attention.state_dict())
+        self.coordinate[0].load_state_dict(layer.coordinate.state_dict())
+        self.coordinate[2].load_state_dict(layer.coordinate_out.state_dict())
+        if layer.feature_update is not None:
+            self.node.load_state_dict(layer.feature_update.state_dict())
+
+
+class PublishedField(nn.Module):
+    """The velocity on a flat batch of equal clouds, (B, n·d) as published."""
+
+    def __init__(self, points: int, dimension: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.points, self.dimension = points, dimension
+        self.embed = nn.Linear(1, width)
+        self.layers = nn.ModuleList(PublishedLayer(width, 15 / layers) for _ in range(layers))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Velocity, (B, n·d)."""
+        count = x.shape[0]
+        row, col = self._pairs(count)
+        x0 = x.reshape(-1, self.dimension)
+        d0 = (x0[row] - x0[col]).square().sum(-1, keepdim=True)
+        h = self.embed(torch.ones(len(x0), 1, dtype=x.dtype) * t)
+        y = x0
+        for layer in self.layers:
+            y, h = layer(y, h, row, col, d0)
+        v = (y - x0).reshape(count, self.points, self.dimension)
+        return (v - v.mean(1, keepdim=True)).reshape(x.shape)
+
+    def copy_from(self, field: EGNNField) -> None:
+        """Take the weights of an eqflow field of the same shape."""
+        self.embed.load_state_dict(field.egnn.embed.state_dict())
+        for mine, theirs in zip(self.layers, field.egnn.layers, strict=True):
+            mine.copy_from(theirs)
+
+    def _pairs(self, count: int) -> tuple[Tensor, Tensor]:
+        rows, cols = [], []
+        for i in range(self.points):
+            for j in range(self.points):
+                if i != j:
+                    rows.append(i)
+                    cols.append(j)
+        start = torch.arange(count).unsqueeze(1) * self.points
+        row = (torch.tensor(rows) + start).reshape(-1)
+        col = (torch.tensor(cols) + start).reshape(-1)
+        return row, col
+
+
+class PublishedDynamics(nn.Module):
+    """State and log-density together, one fixed probe."""
+
+    def __init__(self, field: PublishedField, probe: Tensor) -> None:
+        super().__init__()
+        self.field, self.probe = field, probe
+        self.evaluations = 0
+
+    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Derivative of both."""
+        self.evaluations += 1
+        with torch.enable_grad():
+            x = state[0].requires_grad_(True)
+            v = self.field(t, x)
+            (row,) = torch.autograd.grad(v, x, self.probe, create_graph=True)
+        return v, (row * self.probe).sum(-1, keepdim=True)
+
+
+def published_loss(
+    field: PublishedField, x: Tensor, probe: Tensor, tolerance: float
+) -> tuple[Tensor, PublishedDynamics]:
+    """Mean negative log-likelihood of flat centred clouds, as published: dopri5, adjoint."""
+    dynamics = PublishedDynamics(field, probe)
+    times = torch.tensor([0.0, 1.0], dtype=x.dtype)
+    z, trace = odeint_adjoint(
+        dynamics,
+        (x, torch.zeros(len(x), 1, dtype=x.dtype)),
+        times,
+        rtol=tolerance,
+        atol=tolerance,
+        method="dopri5",
+    )
+    freedom = (field.points - 1) * field.dimension
+    base = -0.5 * z[-1].square().sum(-1) - 0.5 * freedom * math.log(2 * math.pi)
+    return -(base + trace[-1].squeeze(-1)).mean(), dynamics
+
+
+__all__ = ["PublishedField", "published_loss"]

@@ -1,0 +1,81 @@
+"""The run folder: who may write it, lines appended to its files, and what its data were."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eqflow import storage
+from eqflow.errors import StorageError, UsageError
+
+LOG = "log.txt"
+OWNER = "process"
+
+
+def require_possible(folder: Path) -> None:
+    """Prove that a folder can be made and written, without making it.
+
+    Raises:
+        StorageError: If it cannot.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        storage.require_writable(nearest)
+    except StorageError as error:
+        reason = "it is a file" if nearest.is_file() else "it cannot be written"
+        raise StorageError(
+            f"run.dir: found {folder}, but {nearest}: {reason}; expected a folder you may write to."
+        ) from error
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UsageError: If another process holds it; the message names it.
+    """
+    path = folder / LOG
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owners = [
+                line for line in path.read_text("utf-8").splitlines() if line.startswith(OWNER)
+            ]
+            owner = owners[-1].removeprefix(OWNER).strip() if owners else "another"
+            raise UsageError(
+                f"{folder}: process {owner} is training in this folder. Wait for it, stop it, or "
+                "give another run.dir."
+            ) from error
+        append(path, f"{OWNER} {os.getpid()} on {platform.node()}\n")
+        yield
+
+
+def append(path: Path, text: str) -> None:
+    """Add lines to the end of a file.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}). The last checkpoint is "
+            "intact: free some space, then resume by the same command."
+        ) from error
+
+
+def fingerprint(path: str | None) -> dict[str, str] | None:
+    """Where data came from and their SHA-256, or None where they are generated."""
+    if path is None:
+        return None
+    file = Path(path)
+    digest = storage.sha256_of(file) if file.is_file() else "a folder"
+    return {"path": str(file.resolve()), "sha256": digest}

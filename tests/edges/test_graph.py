@@ -1,0 +1,113 @@
+import pytest
+import torch
+from loops import GRAPHS, Graph
+
+from eqflow.edges import Edges
+from eqflow.errors import ShapeError
+from eqflow.geometry import Segments
+
+every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+
+
+def listed(edges: Edges) -> list[tuple[int, int]]:
+    return list(zip(edges.sender.tolist(), edges.receiver.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1,), (1, 1), (4,), (3, 3), (2, 0, 5, 1)])
+def test_complete_is_every_ordered_pair_of_different_nodes_of_a_cloud(sizes: tuple) -> None:
+    ptr = torch.tensor([0, *sizes]).cumsum(0)
+    edges = Edges.complete(ptr)
+    cloud = [k for k, size in enumerate(sizes) for _ in range(size)]
+    expected = [
+        (c, r)
+        for r in range(len(cloud))
+        for c in range(len(cloud))
+        if c != r and cloud[c] == cloud[r]
+    ]
+    assert listed(edges) == expected
+    assert (edges.is_complete, edges.count, edges.nodes) == (True, len(expected), len(cloud))
+
+
+def test_pairs_of_a_complete_graph_are_not_made_before_they_are_asked_for() -> None:
+    edges = Edges.complete(torch.tensor([0, 100_000]))
+    assert edges.count == 100_000 * 99_999
+    assert repr(edges) == "Edges(complete, 9999900000 edges, 100000 nodes, 1 clouds)"
+
+
+@every_graph
+def test_from_index_sorts_by_receiver_and_says_where_each_edge_was(graph: Graph) -> None:
+    edges = graph.edges()
+    assert listed(edges) == [graph.pairs[e] for e in edges.order.tolist()]
+    assert sorted(edges.order.tolist()) == list(range(len(graph.pairs)))
+    assert edges.receiver.tolist() == sorted(edges.receiver.tolist())
+    assert not edges.is_complete
+
+
+@every_graph
+def test_edges_by_sender_are_consecutive_in_csc_order(graph: Graph) -> None:
+    edges = graph.edges()
+    in_csc = edges.sender[edges.by_sender]
+    assert torch.equal(in_csc, edges.outgoing.ids)
+    assert sorted(edges.by_sender.tolist()) == list(range(edges.count))
+    assert edges.outgoing.count == edges.nodes
+    degrees = [sum(c == node for c, _ in graph.pairs) for node in range(edges.nodes)]
+    assert edges.outgoing.lengths.tolist() == degrees
+
+
+def test_both_orders_of_a_complete_graph_hold_the_same_edges() -> None:
+    edges = Edges.complete(torch.tensor([0, 3, 4, 8]))
+    assert torch.equal(edges.sender[edges.by_sender], edges.outgoing.ids)
+    turned = torch.stack([edges.receiver, edges.sender])[:, edges.by_sender]
+    assert [tuple(pair) for pair in turned.t().tolist()] == listed(edges)  # it is symmetric
+
+
+@every_graph
+@pytest.mark.parametrize("copies", [0, 1, 3])
+def test_repeat_puts_copies_side_by_side(graph: Graph, copies: int) -> None:
+    edges = graph.edges()
+    several = edges.repeat(copies)
+    n = edges.nodes
+    assert listed(several) == [
+        (c + k * n, r + k * n) for k in range(copies) for c, r in listed(edges)
+    ]
+    assert several.clouds.lengths.tolist() == list(graph.sizes) * copies
+    assert several.nodes == n * copies
+
+
+def test_a_repeated_complete_graph_stays_complete() -> None:
+    several = Edges.complete(torch.tensor([0, 2, 5])).repeat(2)
+    assert several.is_complete
+    assert listed(several) == listed(Edges.complete(torch.tensor([0, 2, 5, 7, 10])))
+
+
+def test_a_graph_without_ptr_is_one_cloud() -> None:
+    edges = Edges.from_index(torch.tensor([[0, 3], [3, 0]]), 4)
+    assert edges.clouds.ptr.tolist() == [0, 4]
+
+
+def test_clouds_may_be_given_as_segments() -> None:
+    assert listed(Edges.complete(Segments(torch.tensor([0, 2])))) == [(1, 0), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("index", "n", "ptr", "message"),
+    [
+        (torch.zeros(3, 2, dtype=torch.int64), 4, None, r"found \(3, 2\)"),
+        (torch.zeros(2, dtype=torch.int64), 4, None, r"found \(2,\)"),
+        (torch.zeros(2, 3), 4, None, "torch.float32"),
+        (torch.zeros(2, 3, dtype=torch.int32), 4, None, "torch.int32"),
+        (torch.tensor([[0, 4], [1, 2]]), 4, None, "from 0 to 4, expected 0 to 3"),
+        (torch.tensor([[0, -1], [1, 2]]), 4, None, "from -1 to 2"),
+        (torch.tensor([[0], [1]]), 4, torch.tensor([0, 3]), "ends at 3, expected n = 4"),
+        (torch.tensor([[0], [1]]), 4, torch.tensor([1, 4]), "start at 0"),
+        (
+            torch.tensor([[0, 3], [1, 1]]),
+            4,
+            torch.tensor([0, 2, 4]),
+            "edge 1, 3 → 1, joins two graphs",
+        ),
+    ],
+)
+def test_an_index_that_does_not_fit_is_an_error(index, n: int, ptr, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        Edges.from_index(index, n, ptr)

@@ -1,0 +1,7 @@
+from conformance import BackendConformance
+
+
+class TestTorchBackend(BackendConformance):
+    """The backend that defines what the primitives mean."""
+
+    backend = "torch"
