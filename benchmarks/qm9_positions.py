@@ -85,7 +85,8 @@ def drawn_like(flow: Flow, real: Clouds, solver: Solver) -> tuple[Clouds, int, i
     parts, evaluations, failed = [], 0, 0
     for start in range(0, len(real), 64):
         template = real[start : start + 64]
-        drawn = flow.draw_like(template, seed=start, solver=solver)
+        numbers = [cloud.numbers for cloud in template]
+        drawn = flow.draw(len(template), seed=start, numbers=numbers, solver=solver)
         arrived = [i for i, status in enumerate(drawn.status) if status is Status.SUCCESS]
         failed += len(template) - len(arrived)
         evaluations = max(evaluations, int(drawn.evaluations.max()))

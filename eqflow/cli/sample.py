@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from eqflow import rng, storage
 from eqflow.chem.formula import numbers_of_formula
 from eqflow.cli.schemas import SampleConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
-from eqflow.data import writable_ending, write
+from eqflow.data import read, writable_ending, write
 from eqflow.data.files import WRITERS
 from eqflow.errors import ExitCode, SolverFailed, UsageError
-from eqflow.flows import Status
+from eqflow.flows import Flow, Status
 from eqflow.geometry import Clouds
 
 
@@ -20,14 +22,13 @@ def run(config: SampleConfig) -> ExitCode:
         raise UsageError(
             f"n, batch: found {config.n} and {config.batch}, expected at least 1 each."
         )
-    if config.formula is not None and config.sizes is not None:
-        raise UsageError("formula and sizes contradict each other; give one of them.")
+    given = [name for name in ("sizes", "formula", "like") if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} contradict each other; give one of them.")
     out = required_output(config.out, list(WRITERS), "samples.extxyz")
     flow = load_run(config.run, config.device, config.threads)
-    fixed = config.sizes is not None or config.formula is not None
-    one_size = fixed or len(flow.compositions.counts.sum(1).unique()) == 1
-    writable_ending(out, dimension=flow.dimension, one_size=one_size)
-    numbers = None if config.formula is None else numbers_of_formula(config.formula)
+    makeup = _makeup(config, flow)
+    writable_ending(out, dimension=flow.dimension, one_size=_one_size(makeup, flow))
     solver = overridden(flow.solver, config.solver)
     storage.require_writable(out.parent)
 
@@ -39,9 +40,8 @@ def run(config: SampleConfig) -> ExitCode:
         drawn = flow.draw(
             min(config.batch, config.n - first),
             seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
-            sizes=config.sizes,
-            numbers=numbers,
             solver=solver,
+            **{key: each[first : first + config.batch] for key, each in makeup.items()},
         )
         arrived = [i for i, status in enumerate(drawn.status) if status is Status.SUCCESS]
         failed += len(drawn.status) - len(arrived)
@@ -61,3 +61,29 @@ def run(config: SampleConfig) -> ExitCode:
         terminal.line(f"left out: {failed} structures whose integration failed")
     terminal.line(f"done: {len(samples):,} structures in {out}")
     return ExitCode.PARTIAL if failed else ExitCode.DONE
+
+
+def _makeup(config: SampleConfig, flow: Flow) -> dict[str, list[Any]]:
+    """What fixes the make-up of each structure, as `sizes` or `numbers` of `Flow.draw`."""
+    if config.sizes is not None:
+        return {"sizes": [config.sizes] * config.n}
+    if config.formula is not None:
+        return {"numbers": [numbers_of_formula(config.formula)] * config.n}
+    if config.like is None:
+        return {}
+    templates = read(config.like, flow.dimension)
+    turn = [place % len(templates) for place in range(config.n)]
+    if not flow.compositions.elements:
+        return {"sizes": templates.sizes[turn].tolist()}
+    flow.compositions.types(templates)  # an unknown element is found before any computing
+    numbers = [cloud.numbers for cloud in templates]
+    return {"numbers": [numbers[place] for place in turn]}
+
+
+def _one_size(makeup: dict[str, list[Any]], flow: Flow) -> bool:
+    """Whether all structures will have one number of points."""
+    if "sizes" in makeup:
+        return len(set(makeup["sizes"])) == 1
+    if "numbers" in makeup:
+        return len({len(numbers) for numbers in makeup["numbers"]}) == 1
+    return len(flow.compositions.counts.sum(1).unique()) == 1

@@ -31,6 +31,7 @@ class SampleConfig:
         None, "points of every structure; by training frequency where not given"
     )
     formula: str | None = leaf(None, "composition of every structure, such as C2H6O")
+    like: str | None = leaf(None, "file whose structures' elements (or sizes) are taken in turn")
     batch: int = leaf(1000, "structures between two lines of progress")
     solver: SolverOverride = field(default_factory=SolverOverride)
     device: str = leaf("auto", "cpu, cuda, or auto")

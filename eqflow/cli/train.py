@@ -30,13 +30,13 @@ def run(config: Config) -> ExitCode:
         else:
             terminal.progress(line)
 
-    with _Signals() as signals:
+    with _Signals(training) as signals:
         try:
             complete = training.train(signals.received, follow)
         except KeyboardInterrupt:
             if signals.number is None:
                 raise
-            terminal.line(f"stopped at once; go on from the last checkpoint: {_command()}")
+            terminal.line(f"stopped at once; go on from the last checkpoint with: {_command()}")
             return signals.code()
     if complete:
         terminal.line(f"done: {training.folder}")
@@ -64,9 +64,13 @@ def _progress(trainer: Trainer, figures: dict[str, float]) -> str:
 
 
 class _Signals:
-    """The first SIGINT or SIGTERM asks the loop to stop after its step; a second leaves at once."""
+    """The first SIGINT or SIGTERM asks the loop to stop after its step; a second leaves at once.
 
-    def __init__(self) -> None:
+    Before and after the loop there is nothing to save, and the first leaves at once.
+    """
+
+    def __init__(self, training: Run) -> None:
+        self._training = training
         self.number: int | None = None
         self._before: dict[int, object] = {}
 
@@ -88,8 +92,8 @@ class _Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        second, self.number = self.number is not None, number
+        if second or not self._training.may_save:
             raise KeyboardInterrupt
-        self.number = number
         # Printing from a handler may meet a print that it interrupted; the descriptor may not.
         os.write(2, b"stopping after this step; once more leaves at once\n")

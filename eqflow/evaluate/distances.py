@@ -117,9 +117,9 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
         )
     one, other = first.double().sort().values, second.double().sort().values
     places = torch.cat([one, other]).sort().values
-    below = torch.searchsorted(one, places[:-1], right=True) / len(one)
-    below -= torch.searchsorted(other, places[:-1], right=True) / len(other)
-    return float((below.abs() * places.diff()).sum())
+    share = torch.searchsorted(one, places[:-1], right=True).double() / len(one)
+    share -= torch.searchsorted(other, places[:-1], right=True).double() / len(other)
+    return float((share.abs() * places.diff()).sum())
 
 
 def _distances(clouds: Clouds, between: Tensor) -> Tensor:

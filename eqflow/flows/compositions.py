@@ -12,6 +12,32 @@ from torch import Tensor
 from eqflow.errors import UnknownElement, UsageError
 from eqflow.geometry import Clouds
 
+# Atomic numbers of one structure, (n,), or of each of several.
+Numbers = Sequence[int] | Tensor | Sequence[Sequence[int]] | Sequence[Tensor]
+
+
+def elements_of_each(numbers: Numbers, count: int) -> tuple[Tensor, Tensor]:
+    """Sizes (count,) and atomic numbers (N,) of `count` structures whose elements are given.
+
+    Args:
+        numbers: Atomic numbers that all structures have, (n,), or those of each, `count` of them.
+        count: How many.
+
+    Raises:
+        UsageError: If they are neither, or a structure has no point.
+    """
+    one = isinstance(numbers, Tensor) or all(isinstance(number, int) for number in numbers)
+    each = [torch.as_tensor(part, dtype=torch.int64) for part in ([numbers] if one else numbers)]
+    if one:
+        each *= count
+    if len(each) != count or any(part.dim() != 1 or not len(part) for part in each):
+        raise UsageError(
+            f"sample: found numbers for {len(each)} structures of shapes "
+            f"{sorted({tuple(part.shape) for part in each})}, expected the atomic numbers (n,) of "
+            f"one structure, or those of each of the {count}."
+        )
+    return torch.tensor([len(part) for part in each]), torch.cat(each)
+
 
 @dataclass(frozen=True)
 class Compositions:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eqflow import rng
 from eqflow.errors import UsageError
-from eqflow.flows.compositions import Compositions
+from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.divergence import AbstractDivergence, Exact, Hutchinson
 from eqflow.flows.objectives import Batch
@@ -139,7 +139,7 @@ class Flow(nn.Module):
         *,
         seed: int = 0,
         sizes: int | Sequence[int] | None = None,
-        numbers: Sequence[int] | Tensor | None = None,
+        numbers: Numbers | None = None,
         with_log_prob: bool = False,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
@@ -150,7 +150,7 @@ class Flow(nn.Module):
             count: How many.
             seed: All draws are a function of it.
             sizes: Number of points of all, or of each; by the training frequencies where None.
-            numbers: Atomic numbers of every structure, shape (n,): a fixed composition.
+            numbers: Atomic numbers that every structure has, (n,), or those of each.
             with_log_prob: Integrate the trace along the way.
             divergence: How, see `score`.
             solver: How to integrate; the flow's own where None.
@@ -190,7 +190,7 @@ class Flow(nn.Module):
         seed: int = 0,
         *,
         sizes: int | Sequence[int] | None = None,
-        numbers: Sequence[int] | Tensor | None = None,
+        numbers: Numbers | None = None,
         solver: Solver | None = None,
     ) -> Clouds:
         """Draw `count` structures in the unit of the data; see `draw`.
@@ -208,7 +208,7 @@ class Flow(nn.Module):
         seed: int = 0,
         *,
         sizes: int | Sequence[int] | None = None,
-        numbers: Sequence[int] | Tensor | None = None,
+        numbers: Numbers | None = None,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
     ) -> tuple[Clouds, Tensor]:
@@ -236,7 +236,7 @@ class Flow(nn.Module):
         seed: int = 0,
         *,
         sizes: int | Sequence[int] | None = None,
-        numbers: Sequence[int] | Tensor | None = None,
+        numbers: Numbers | None = None,
         solver: Solver | None = None,
     ) -> list[Clouds]:
         """Structures on their way from noise (first frame) to what `sample` draws (last frame).
@@ -313,22 +313,16 @@ class Flow(nn.Module):
         count: int,
         seed: int,
         sizes: int | Sequence[int] | None,
-        numbers: Sequence[int] | Tensor | None,
+        numbers: Numbers | None,
     ) -> Clouds:
         """Clouds with the make-up to be drawn and all points at the origin."""
+        elements: Tensor | None
         if numbers is not None:
             if sizes is not None:
                 raise UsageError("sample: sizes and numbers contradict each other; pass one.")
             if not self.compositions.elements:
                 raise UsageError("sample: this model knows no elements; pass sizes, not numbers.")
-            one = torch.as_tensor(numbers, dtype=torch.int64)
-            if one.dim() != 1 or len(one) == 0:
-                raise UsageError(
-                    f"sample: found numbers of shape {tuple(one.shape)}, expected the atomic "
-                    "numbers (n,) of one structure."
-                )
-            lengths = torch.full((count,), len(one))
-            elements: Tensor | None = one.repeat(count)
+            lengths, elements = elements_of_each(numbers, count)
         else:
             source = rng.generator(seed, "sample", "compositions")
             lengths, elements = self.compositions.draw(count, source, sizes)

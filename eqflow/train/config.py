@@ -127,7 +127,7 @@ class TrainConfig:
     warmup_steps: int = leaf(100, "linear warm-up of the learning rate")
     weight_decay: float = leaf(0.0, "decoupled (AdamW)")
     clip: float = leaf(1.0, "largest norm of the gradient")
-    ema_decay: float = leaf(0.999, "exponential moving average of the weights; 0 for none")
+    ema_decay: float = leaf(0.999, "moving average of the weights, shorter at first; 0: none")
     validate_every: int = leaf(1000, "steps between validations")
     validation_structures: int = leaf(2048, "most structures a validation uses")
     final_structures: int = leaf(1000, "test structures of the final figures; 0 for none")

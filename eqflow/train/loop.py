@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from eqflow import rng
 from eqflow.data import SizeBatches
@@ -30,6 +31,8 @@ from eqflow.train.config import TrainConfig
 
 # Steps in a row without a finite loss and gradient after which a run gives up.
 PATIENCE = 10
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Trainer:
             weight_decay=self.config.weight_decay,
         )
         self.average: AveragedModel = AveragedModel(
-            self.flow, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay)
+            self.flow, multi_avg_fn=moving_average(self.config.ema_decay)
         )
         self.best = _weights(self.averaged)
         self.batches = SizeBatches(
@@ -249,5 +252,19 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def _weights(flow: Flow) -> dict[str, torch.Tensor]:
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    r"""Exponential moving average :math:`a \leftarrow a + (1 - \beta_k)(w - a)`.
+
+    :math:`\beta_k = \min(\beta, (1 + k) / (10 + k))` after `k` updates: a short run averages over
+    its last tenth and not over its initial weights.
+    """
+
+    def update(average: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        k = int(count)
+        torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + k) / (10 + k)))
+
+    return update
+
+
+def _weights(flow: Flow) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in flow.state_dict().items()}

@@ -73,7 +73,7 @@ def _ranges(config: Config) -> Iterator[str]:
     for name, fraction in (("data.validation", data.validation), ("data.test", data.test)):
         if not 0 < fraction < 1:
             yield f"{name}: found {fraction}, expected a fraction between 0 and 1."
-    if data.validation + data.test >= 1:
+    if max(data.validation, data.test) < 1 <= data.validation + data.test:
         yield (
             f"data.validation + data.test: found {data.validation + data.test:g}, expected below 1."
         )
@@ -106,6 +106,9 @@ def _data(data: DataConfig) -> Iterator[str]:
             atomic_number(element)
     except UnknownElement as error:
         yield f"data.elements: {error}"
+    else:
+        if data.elements and data.source in TARGETS and data.path is None:
+            yield f"data.elements: found {data.elements}, but {data.source} has no elements."
     if data.source not in SOURCES and data.source not in TARGETS:
         names = ", ".join([*SOURCES, *TARGETS])
         yield f"data.source: found {data.source!r}, expected one of {names}."
@@ -122,5 +125,3 @@ def _data(data: DataConfig) -> Iterator[str]:
             f"data.dimension: found {data.dimension}, expected {dimension} for "
             f"data.source={data.source}."
         )
-    if data.elements and data.source in TARGETS and data.path is None:
-        yield f"data.elements: found {data.elements}, but {data.source} has no elements."

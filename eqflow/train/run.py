@@ -70,6 +70,7 @@ class Run:
             raise UsageError("\n".join(problems))
         self.config = config
         self.folder = Path(config.run.dir or f"runs/{config.name}")
+        self.may_save = False  # whether a request to stop is heeded after the step
         self._report = report
         self.plain: dict[str, Any] = asdict(config)
         self.plain["run"]["dir"] = str(self.folder)
@@ -142,9 +143,11 @@ class Run:
             save_state(self.folder / "checkpoints", trainer.progress.step, trainer.state())
             self._save_weights(trainer, dataset)
 
+        self.may_save = True
         try:
             trainer.run(record, save, stop_requested)
         finally:
+            self.may_save = False
             if events is not None:
                 events.close()
         if stop_requested() or not trainer.finished():

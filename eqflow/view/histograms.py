@@ -14,7 +14,7 @@ from eqflow.errors import EmptyData
 from eqflow.view.canvas import DATA_COLOUR, SAMPLE_COLOUR, above, finite, new_figure, plain, save
 
 MOST_BINS, FEWEST_BINS = 80, 12
-# Bonds of one kind differ by hundredths of an Å; an axis of at least this many Å shows the rest too.
+# Bonds of one kind differ by hundredths of an Å; an axis of at least this many Å shows more.
 BOND_SPAN, BOND_BINS = 0.6, 30
 QUANTILE_LIMIT = 1_000_000  # torch.quantile takes no more than 16 million values
 # Panels of element pairs in one picture, and the fewest bonds of the data that make a histogram.

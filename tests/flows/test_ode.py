@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def error_of(solver: Solver, end: float = 2.0) -> float:
 @pytest.mark.parametrize("end", [2.0, -2.0])
 def test_a_fixed_step_method_converges_at_its_order(method: str, end: float) -> None:
     errors = [error_of(Solver(method, steps=steps), end) for steps in (40, 80, 160)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(ORDERS[method], abs=0.2)
 
 
@@ -119,7 +120,11 @@ def test_a_start_that_is_not_finite_is_told_even_where_the_derivative_hides_it(
     clouds = Segments(torch.tensor([0, 1, 2]))
     start = torch.tensor([[1.0], [float("nan")]])
     solution = integrate(
-        lambda t, state: (torch.zeros_like(state[0]),), (start,), times(0, 1), Solver(method), clouds
+        lambda t, state: (torch.zeros_like(state[0]),),
+        (start,),
+        times(0, 1),
+        Solver(method),
+        clouds,
     )
     assert solution.status is Status.NON_FINITE
     assert solution.at_fault.tolist() == [1]
@@ -241,7 +246,10 @@ def test_easy_mates_do_not_loosen_the_error_of_a_hard_cloud(method: str) -> None
     together = integrate(right_hand_side, (start,), times(0, 1), solver, clouds)
     rate_alone = rate[:1]
     alone = integrate(
-        lambda t, state: (torch.cos(rate_alone * t) * rate_alone,), (start[:1],), times(0, 1), solver
+        lambda t, state: (torch.cos(rate_alone * t) * rate_alone,),
+        (start[:1],),
+        times(0, 1),
+        solver,
     )
     exact = 1 + math.sin(30)
     error = abs(float(together.final()[0][0]) - exact)
