@@ -78,6 +78,6 @@ class DemoConfig:
 
     out: str = leaf("runs/demo", "folder for everything")
     seed: int = leaf(0, "all randomness is a function of it")
-    particle_minutes: float = leaf(1.5, "training time on DW4")
+    particle_minutes: float = leaf(1.25, "training time on DW4")
     molecule_minutes: float = leaf(1.0, "training time on molecules")
     samples: int = leaf(1000, "structures to draw")

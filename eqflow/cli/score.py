@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 from eqflow import rng, storage
 from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
 from eqflow.data import read_report
-from eqflow.errors import ExitCode, UsageError
+from eqflow.data.files import READERS
+from eqflow.data.records import ReadResult
+from eqflow.errors import DataError, ExitCode, UsageError
 from eqflow.evaluate import negative_log_likelihood
 from eqflow.flows import Scores, Status
 from eqflow.train.build import build_divergence
@@ -32,8 +35,9 @@ def run(config: ScoreConfig) -> ExitCode:
     divergence = build_divergence(config.divergence)
     flow = load_run(config.run, config.device, config.threads)
     solver = overridden(flow.solver, config.solver)
-    result = read_report(config.data.path, flow.dimension, config.data.on_problem)
+    result = _structures(config.data.path, flow.dimension, config.data.on_problem)
     clouds = result.clouds[: config.data.structures]
+    flow.compositions.types(clouds)  # an unknown element is found before any computing
     storage.require_writable(out.parent)
 
     terminal = Terminal()
@@ -43,7 +47,6 @@ def run(config: ScoreConfig) -> ExitCode:
     )
     for line in result.skipped:
         terminal.line(f"skipped: {line}")
-    flow.compositions.types(clouds)  # an unknown element is found before any computing
     rows: list[list[str]] = []
     parts: list[Scores] = []
     for first in range(0, len(clouds), BATCH):
@@ -69,6 +72,16 @@ def run(config: ScoreConfig) -> ExitCode:
         terminal.line(f"failed: {failed} structures, see the column status")
     terminal.line(f"done: {out}")
     return ExitCode.PARTIAL if failed or result.skipped else ExitCode.DONE
+
+
+def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
+    """The structures of a file, in the dimension of the model."""
+    if Path(path).suffix.lower() not in READERS:
+        raise UsageError(f"data.path: found {path}, expected a file in {' '.join(READERS)}.")
+    try:
+        return read_report(path, dimension, on_problem)
+    except UsageError as error:
+        raise DataError(f"the model has dimension {dimension}, but {error}") from error
 
 
 def _rows(scores: Scores, first: int, sizes: list[int]) -> list[list[str]]:

@@ -91,13 +91,14 @@ def in_grammar(
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message on an unknown name: its nearest neighbours, or what there is."""
     known = list(known)
-    by_last: dict[str, str] = {}
+    by_last: dict[str, list[str]] = {}
     for key in known:
-        by_last.setdefault(key.split(".")[-1], key)
+        by_last.setdefault(key.split(".")[-1], []).append(key)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [
-        by_last[last]
+        key
         for last in difflib.get_close_matches(name.split(".")[-1], by_last, n=2, cutoff=0.75)
+        for key in by_last[last]
     ]
     near = list(dict.fromkeys(near))[:3]
     if near:

@@ -66,7 +66,7 @@ def trajectory(
     chosen = torch.linspace(0, len(frames) - 1, count, dtype=torch.float64).round().long().tolist()
     rows = min(MOST_ROWS, len(frames[0]))
     ways = [_seen([frame[row].x for frame in frames]) for row in range(rows)]
-    reach = 1.12 * max(float(way[i][:, :2].abs().max()) for way in ways for i in chosen) or 1.0
+    reach = 1.22 * max(float(way[i][:, :2].abs().max()) for way in ways for i in chosen) or 1.0
     figure = new_figure(CELL * count + 0.2, CELL * rows + 0.9, title)
     cells = figure.subplots(rows, count, squeeze=False)
     for row, way in enumerate(ways):
@@ -156,7 +156,7 @@ def _scale_bar(cell: Axes, reach: float, unit: str) -> None:
     below = -1.08 * reach
     cell.plot([-reach, length - reach], [below, below], color=INK, linewidth=1.6, clip_on=False)
     cell.text(
-        1.06 * length - reach,
+        length - 0.95 * reach,
         below,
         f"{length:g} {unit}".strip(),
         fontsize=8,

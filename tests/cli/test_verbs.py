@@ -149,7 +149,7 @@ def test_a_wrong_request_writes_nothing(
     ("words", "code", "expected"),
     [
         (["formula=C2H6O"], 3, "atomic number 6"),
-        (["formula=Xx2"], 2, "formula"),
+        (["formula=Xx2"], 3, "'Xx'"),
         (["formula=h2o"], 2, "formula"),
         (["formula=2"], 2, "formula"),
         (["sizes=9"], 2, "no training structure has 9 points"),
@@ -312,7 +312,7 @@ def test_one_point_has_a_density_and_coincident_points_too(planar: Path, tmp_pat
         (WATER.replace("0.119", "zero"), ":3"),
         (WATER[:40], ":"),
         ("", "empty file"),
-        ("0\n\n", "0 points"),
+        ("0\n\n", "found 0 atoms"),
         ("<!doctype html>", "web page"),
     ],
 )

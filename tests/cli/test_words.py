@@ -23,7 +23,7 @@ def refused(verb: str, *words: str) -> str:
         ("experiment=", "has no option ''"),
         ("experimet=dw4", "did you mean experiment?"),
         ("model.widht=3", "there is no key 'model.widht'; did you mean model.width?"),
-        ("step=3", "did you mean train.steps"),
+        ("step=3", "did you mean solver.steps or train.steps?"),
         ("learning_rate=1", "did you mean train.learning_rate?"),
         ("seed=x", "seed=x: expected a whole number."),
         ("seed=1.5", "expected a whole number"),
