@@ -56,7 +56,7 @@ def molecules(path: Path, count: int = 30) -> Path:
         water = torch.tensor([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.0, -0.763, -0.477]])
         rows = list(zip("OHH", (water + shift).tolist(), strict=True))
         rows = (
-            rows if index % 3 else [("F", [0.0, 0.0, 0.0]), ("H", shift[0].tolist()[:2] + [0.92])]
+            rows if index % 3 else [("F", [0.0, 0.0, 0.0]), ("H", [*shift[0, :2].tolist(), 0.92])]
         )
         lines += [str(len(rows)), f"molecule {index}"]
         lines += [f"{symbol} {x:.6f} {y:.6f} {z:.6f}" for symbol, (x, y, z) in rows]

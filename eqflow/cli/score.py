@@ -40,10 +40,11 @@ def run(config: ScoreConfig) -> ExitCode:
     flow.compositions.types(clouds)  # an unknown element is found before any computing
     storage.require_writable(out.parent)
 
+    how = f"at {solver.rtol:g}" if solver.is_adaptive else f"in {solver.steps} steps"
     terminal = Terminal()
     terminal.line(
         f"score {len(clouds):,} structures of {config.data.path} under {config.run}: "
-        f"{config.divergence.name} divergence, {solver.method} at {solver.rtol:g}, to {out}"
+        f"{config.divergence.name} divergence, {solver.method} {how}, to {out}"
     )
     for line in result.skipped:
         terminal.line(f"skipped: {line}")

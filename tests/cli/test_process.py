@@ -152,10 +152,13 @@ def test_the_scripts_at_the_top_work_from_another_folder(data: Path, tmp_path: P
     assert out.splitlines()[-1].endswith("samples.npy")
 
 
-def test_without_a_terminal_and_under_minus_o_lines_are_plain(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], pytest.param(["-O"], marks=pytest.mark.slow)])
+def test_without_a_terminal_lines_are_plain_also_under_minus_o(
+    data: Path, tmp_path: Path, options: list[str]
+) -> None:
     folder = tmp_path / "run"
     process = subprocess.run(
-        [sys.executable, "-O", "-m", "eqflow.cli.main", *tiny.words(data, folder)],
+        [sys.executable, *options, "-m", "eqflow.cli.main", *tiny.words(data, folder)],
         env=environment(NO_COLOR="1", TERM="dumb", HOME=str(tmp_path / "no home")),
         stdin=subprocess.DEVNULL,
         capture_output=True,

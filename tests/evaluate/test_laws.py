@@ -161,3 +161,10 @@ def test_a_law_says_whether_it_holds() -> None:
     assert str(bad).startswith("FAIL b")
     assert "3.0e-01" in str(bad)
     assert "float64" in str(bad)
+
+
+def test_a_detached_jacobian_is_found_by_finite_differences() -> None:
+    def detached(t: Tensor, x: Tensor, segments: Segments) -> Tensor:
+        return attraction(t, x, segments) + 0 * x + 0.3 * attraction(t, x.detach(), segments)
+
+    assert "divergence: exact against finite differences" in broken(detached)
