@@ -1,9 +1,10 @@
-"""QM9 geometries for given compositions: bond lengths and pair distances against held-out molecules.
+"""QM9 geometries for given compositions: bond lengths and distances against held-out molecules.
 
 Measures a trained run (`eqflow train experiment=qm9_positions data.path=… run.dir=…`). For the
-compositions of held-out molecules it draws as many geometries and compares: bond-length histograms per
-pair of elements, Wasserstein-1 distances, closest contacts, and the log-likelihood. Each distance
-stands beside the same number between two halves of the real molecules: the least one can expect.
+compositions of held-out molecules it draws as many geometries and compares: bond-length histograms
+by pair of elements, Wasserstein-1 distances, closest contacts, and the log-likelihood. Each
+distance stands beside the same number between two halves of the real molecules: the least one can
+expect.
 
     python benchmarks/qm9_positions.py RUN_FOLDER DATA_PATH [COUNT]
 """
@@ -95,7 +96,7 @@ def drawn_like(flow: Flow, real: Clouds, solver: Solver) -> tuple[Clouds, int, i
 
 
 def compared(drawn: Clouds, real: Clouds) -> dict[str, float]:
-    """Distances between distributions (Å), and how many molecules have atoms on top of each other."""
+    """Distances between distributions (Å), and how many molecules have no two atoms too near."""
     found: dict[str, float] = {}
     mine, theirs = bond_lengths(drawn), bond_lengths(real)
     for pair in list(theirs)[:6]:

@@ -26,18 +26,19 @@ def run(config: CheckConfig) -> ExitCode:
     if out is not None:
         storage.require_writable(out.parent)
     terminal = Terminal()
-    terminal.line(f"check {config.run} on {config.structures} of its own structures")
+    where = "" if out is None else f", to {out}"
+    terminal.line(f"check {config.run} on {config.structures} of its own structures{where}")
     laws = flow_laws(flow, config.structures, config.seed)
     for law in laws:
         terminal.line(str(law))
     broken = [law for law in laws if not law.holds]
+    terminal.line(
+        f"{len(broken)} of {len(laws)} laws fail" if broken else f"all {len(laws)} laws hold"
+    )
     if out is not None:
         rows = [{**asdict(law), "holds": law.holds, "error": _finite(law.error)} for law in laws]
         storage.write_text(out, json.dumps(rows, indent=2))
         terminal.line(f"done: {out}")
-    terminal.line(
-        f"{len(broken)} of {len(laws)} laws fail" if broken else f"all {len(laws)} laws hold"
-    )
     return ExitCode.NUMERICAL if broken else ExitCode.DONE
 
 

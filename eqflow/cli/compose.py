@@ -81,7 +81,10 @@ def composed(verb: str, words: Sequence[str]) -> Any:
                 if key not in known or not known[key].option:
                     raise UsageError(_first_line(error)) from error
                 strangers.append(f"{key}: only with {known[key].option}.")
-                words = [word for word in words if not word.startswith(f"{key}=")]
+                kept = [word for word in words if not word.startswith(f"{key}=")]
+                if kept == words:
+                    raise UsageError("\n".join(strangers)) from error
+                words = kept
     if strangers:
         raise UsageError("\n".join(strangers))
     try:

@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import torch
+
 from eqflow.cli import check, demo, sample, score, train
 from eqflow.cli.compose import composed, experiments, keys
 from eqflow.cli.terminal import abandon_output
@@ -87,7 +89,9 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+        # PyTorch says CUDA's want of memory by a class of its own, and the CPU's in words.
+        named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not named and "can't allocate memory" not in str(error):
             return _bug(verb)
         return _failed(verb, "out of memory; lower train.batch_size or the batch", ExitCode.MEMORY)
     except Exception:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from eqflow import rng, storage
+from eqflow.chem.elements import symbol
 from eqflow.chem.formula import numbers_of_formula
 from eqflow.cli.schemas import SampleConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
-from eqflow.data import read, writable_ending, write
+from eqflow.data import read, with_known_elements, writable_ending, write
 from eqflow.data.files import WRITERS
-from eqflow.errors import ExitCode, SolverFailed, UsageError
+from eqflow.errors import ExitCode, SolverFailed, UnknownElement, UsageError
 from eqflow.flows import Flow, Status
 from eqflow.geometry import Clouds
 
@@ -66,18 +67,28 @@ def run(config: SampleConfig) -> ExitCode:
 def _makeup(config: SampleConfig, flow: Flow) -> dict[str, list[Any]]:
     """What fixes the make-up of each structure, as `sizes` or `numbers` of `Flow.draw`."""
     if config.sizes is not None:
+        flow.compositions.draw(1, rng.generator(config.seed), config.sizes)  # or says what is wrong
         return {"sizes": [config.sizes] * config.n}
     if config.formula is not None:
-        return {"numbers": [numbers_of_formula(config.formula)] * config.n}
+        numbers = numbers_of_formula(config.formula)
+        known = flow.compositions.elements
+        if not known:
+            raise UsageError("formula: this model knows no elements; give sizes instead.")
+        if strange := sorted(set(numbers) - set(known)):
+            raise UnknownElement(
+                f"formula={config.formula}: {', '.join(map(symbol, strange))} is not among the "
+                f"model's elements ({', '.join(map(symbol, known))})."
+            )
+        return {"numbers": [numbers] * config.n}
     if config.like is None:
         return {}
     templates = read(config.like, flow.dimension)
     turn = [place % len(templates) for place in range(config.n)]
     if not flow.compositions.elements:
         return {"sizes": templates.sizes[turn].tolist()}
-    flow.compositions.types(templates)  # an unknown element is found before any computing
-    numbers = [cloud.numbers for cloud in templates]
-    return {"numbers": [numbers[place] for place in turn]}
+    with_known_elements(templates, flow.compositions.elements, "stop")
+    each = [cloud.numbers for cloud in templates]
+    return {"numbers": [each[place] for place in turn]}
 
 
 def _one_size(makeup: dict[str, list[Any]], flow: Flow) -> bool:

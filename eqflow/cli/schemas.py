@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqflow.train.config import ExactConfig, leaf
+from eqflow.train.config import leaf
 
 
 @dataclass
@@ -55,7 +55,7 @@ class ScoreConfig:
     data: ScoreDataConfig = field(default_factory=ScoreDataConfig)
     out: str | None = leaf(None, "CSV file to write, a row a structure")
     seed: int = leaf(0, "probes of an estimator are a function of it")
-    divergence: Any = field(default_factory=ExactConfig)
+    divergence: Any = None  # an option of the group; that of the run where not given
     solver: SolverOverride = field(default_factory=SolverOverride)
     device: str = leaf("auto", "cpu, cuda, or auto")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
@@ -78,6 +78,6 @@ class DemoConfig:
 
     out: str = leaf("runs/demo", "folder for everything")
     seed: int = leaf(0, "all randomness is a function of it")
-    particle_minutes: float = leaf(1.25, "training time on DW4")
+    particle_minutes: float = leaf(1.5, "training time on DW4")
     molecule_minutes: float = leaf(1.0, "training time on molecules")
     samples: int = leaf(1000, "structures to draw")

@@ -10,13 +10,15 @@ from eqflow import rng, storage
 from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
-from eqflow.data import read_report
+from eqflow.data import read_report, with_known_elements
 from eqflow.data.files import READERS
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError, ExitCode, UsageError
 from eqflow.evaluate import negative_log_likelihood
 from eqflow.flows import Scores, Status
+from eqflow.geometry import Clouds
 from eqflow.train.build import build_divergence
+from eqflow.train.weights import divergence_of_run
 
 BATCH = 256  # structures between two lines of progress
 
@@ -32,22 +34,29 @@ def run(config: ScoreConfig) -> ExitCode:
         )
     if config.data.structures is not None and config.data.structures < 1:
         raise UsageError(f"data.structures: found {config.data.structures}, expected at least 1.")
-    divergence = build_divergence(config.divergence)
     flow = load_run(config.run, config.device, config.threads)
+    chosen = config.divergence or divergence_of_run(str(config.run))
+    divergence = build_divergence(chosen)
     solver = overridden(flow.solver, config.solver)
     result = _structures(config.data.path, flow.dimension, config.data.on_problem)
-    clouds = result.clouds[: config.data.structures]
-    flow.compositions.types(clouds)  # an unknown element is found before any computing
+    clouds, unknown = with_known_elements(
+        result.clouds[: config.data.structures],
+        flow.compositions.elements,
+        config.data.on_problem,
+    )
+    skipped = [*result.skipped, *unknown]
     storage.require_writable(out.parent)
 
     how = f"at {solver.rtol:g}" if solver.is_adaptive else f"in {solver.steps} steps"
     terminal = Terminal()
     terminal.line(
         f"score {len(clouds):,} structures of {config.data.path} under {config.run}: "
-        f"{config.divergence.name} divergence, {solver.method} {how}, to {out}"
+        f"{chosen.name} divergence, {solver.method} {how}, to {out}"
     )
-    for line in result.skipped:
+    for line in skipped:
         terminal.line(f"skipped: {line}")
+    if clouds.numbers is not None and not flow.compositions.elements:
+        terminal.line("the elements are ignored: this model knows none")
     rows: list[list[str]] = []
     parts: list[Scores] = []
     for first in range(0, len(clouds), BATCH):
@@ -58,9 +67,10 @@ def run(config: ScoreConfig) -> ExitCode:
             solver=solver,
         )
         parts.append(scores)
-        rows += _rows(scores, first, clouds.sizes[first : first + BATCH].tolist())
+        rows += _rows(scores, first, clouds[first : first + BATCH])
         terminal.counted(len(rows), len(clouds), "structures")
-    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *parts[0].terms]
+    terms = list(parts[0].terms)
+    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *terms, "source"]
     storage.write_text(out, _csv([header, *rows]))
 
     failed = sum(status is not Status.SUCCESS for part in parts for status in part.status)
@@ -72,7 +82,7 @@ def run(config: ScoreConfig) -> ExitCode:
     if failed:
         terminal.line(f"failed: {failed} structures, see the column status")
     terminal.line(f"done: {out}")
-    return ExitCode.PARTIAL if failed or result.skipped else ExitCode.DONE
+    return ExitCode.PARTIAL if failed or skipped else ExitCode.DONE
 
 
 def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
@@ -85,7 +95,8 @@ def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
         raise DataError(f"the model has dimension {dimension}, but {error}") from error
 
 
-def _rows(scores: Scores, first: int, sizes: list[int]) -> list[list[str]]:
+def _rows(scores: Scores, first: int, clouds: Clouds) -> list[list[str]]:
+    sources = clouds.source or ("",) * len(clouds)
     return [
         [
             str(first + i),
@@ -95,8 +106,9 @@ def _rows(scores: Scores, first: int, sizes: list[int]) -> list[list[str]]:
             str(int(scores.evaluations[i])),
             scores.status[i].name.lower(),
             *(_number(float(term[i])) for term in scores.terms.values()),
+            sources[i],
         ]
-        for i, size in enumerate(sizes)
+        for i, size in enumerate(clouds.sizes.tolist())
     ]
 
 

@@ -40,15 +40,15 @@ def run(config: Config) -> ExitCode:
             return signals.code()
     if complete:
         terminal.line(f"done: {training.folder}")
-        return ExitCode.DONE
+        return ExitCode.PARTIAL if training.skipped else ExitCode.DONE
     terminal.line(f"stopped and saved; go on with: {_command()}")
     return signals.code()
 
 
 def _command() -> str:
-    """The command that resumes, also where `train.py` was called."""
-    words = sys.argv[1:]
-    return shlex.join(["eqflow", "train", *(words[1:] if words[:1] == ["train"] else words)])
+    """The command that resumes: what was typed."""
+    name, *words = sys.argv
+    return shlex.join(["python", name, *words] if name.endswith(".py") else ["eqflow", *words])
 
 
 def _progress(trainer: Trainer, figures: dict[str, float]) -> str:

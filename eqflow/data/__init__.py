@@ -8,6 +8,7 @@ from eqflow.data.qm9 import load_qm9
 from eqflow.data.records import ReadResult
 from eqflow.data.shapes import surfaces
 from eqflow.data.splits import duplicates, split
+from eqflow.data.vocabulary import with_known_elements
 from eqflow.data.voxels import read_voxels
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "read_voxels",
     "split",
     "surfaces",
+    "with_known_elements",
     "writable_ending",
     "write",
 ]

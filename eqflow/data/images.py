@@ -30,6 +30,7 @@ def read_images(
     max_points: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    dequantize: bool = False,
 ) -> ReadResult:
     """Clouds of the bright pixels of an IDX file of images, such as MNIST's.
 
@@ -42,6 +43,8 @@ def read_images(
         max_points: Most points of a cloud; a random subset, the same for the same seed, is kept.
         limit: Most images to read, from the first.
         seed: Seed of the subsets.
+        dequantize: Whether each point is moved uniformly within its cell: a continuous density on
+            a lattice has no bound. The same for the same seed.
 
     Returns:
         Clouds in float32 with `source` `file#index`, and the images without a bright pixel.
@@ -66,6 +69,8 @@ def read_images(
     image, row, column = np.nonzero(images >= threshold)
     rows, columns = images.shape[1:]
     x = np.stack([column - (columns - 1) / 2, (rows - 1) / 2 - row], 1) * (2 / max(rows, columns))
+    if dequantize:
+        x = x + within_cell(x.shape, seed) * (2 / max(rows, columns))
     sizes = np.bincount(image, minlength=len(images))
     return gathered(x, sizes, path, max_points, seed, "a pixel above the threshold")
 
@@ -146,3 +151,9 @@ def gathered(
     return ReadResult(
         Clouds(packed, ptr, None, tuple(f"{path}#{index}" for index in kept)), skipped
     )
+
+
+def within_cell(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Uniform offsets from the centre of a cell, in units of its side."""
+    like = torch.zeros((), dtype=torch.float64)
+    return rng.uniform(shape, like, rng.generator(seed, "data", "dequantize")).numpy() - 0.5

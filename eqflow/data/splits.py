@@ -30,7 +30,7 @@ def split(
             are met only up to the size of a group.
 
     Returns:
-        Name to indices, int64, ascending.
+        Name to indices, int64, in random order: the first k of a part are a random sample of it.
 
     Raises:
         EmptyData: If a part would be empty.
@@ -54,9 +54,9 @@ def split(
     middle = torch.cumsum(size, 0).to(torch.float64) - size / 2
     position = torch.empty(count, dtype=torch.float64)
     position[order] = middle[rank[member][order]]
+    within = position[order]
     chosen = {
-        name: torch.nonzero((position > low) & (position <= high)).flatten()
-        for name, (low, high) in bounds.items()
+        name: order[(within > low) & (within <= high)] for name, (low, high) in bounds.items()
     }
     empty = [name for name, part in chosen.items() if not part.numel()]
     if empty:

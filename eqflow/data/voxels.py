@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from eqflow.data.arrays import load_arrays
-from eqflow.data.images import gathered
+from eqflow.data.images import gathered, within_cell
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError
 
 
 def read_voxels(
-    path: str | Path, points: int | None = None, seed: int = 0, interior: bool = False
+    path: str | Path,
+    points: int | None = None,
+    seed: int = 0,
+    interior: bool = False,
+    dequantize: bool = False,
 ) -> ReadResult:
     """Clouds of the voxels of an `.npz` with bits `packed` (B, bytes) and `shape` (B, i, j, k).
 
@@ -26,6 +30,8 @@ def read_voxels(
         points: Most points of a cloud; a random subset, the same for the same seed, is kept.
         seed: Seed of the subsets.
         interior: Whether the cells inside count as well as those on the surface.
+        dequantize: Whether each point is moved uniformly within its cell: a continuous density on
+            a lattice has no bound. The same for the same seed.
 
     Returns:
         Clouds in float32 with `source` `file#index`, and the grids without an occupied cell.
@@ -43,6 +49,8 @@ def read_voxels(
     record, *cell = np.nonzero(grids)
     sides = np.array(grids.shape[1:])
     x = (np.stack(cell, 1) - (sides - 1) / 2) * (2 / sides.max(initial=1))
+    if dequantize:
+        x = x + within_cell(x.shape, seed) * (2 / sides.max(initial=1))
     sizes = np.bincount(record, minlength=len(grids))
     return gathered(x, sizes, path, points, seed, "an occupied voxel")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def elements_of_each(numbers: Numbers, count: int) -> tuple[Tensor, Tensor]:
     Raises:
         UsageError: If they are neither, or a structure has no point.
     """
-    one = isinstance(numbers, Tensor) or all(isinstance(number, int) for number in numbers)
+    one = hasattr(numbers, "dtype") or all(isinstance(number, Integral) for number in numbers)
     each = [torch.as_tensor(part, dtype=torch.int64) for part in ([numbers] if one else numbers)]
     if one:
         each *= count

@@ -19,7 +19,7 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
-from eqflow.flows.divergence import AbstractDivergence, Exact, Hutchinson
+from eqflow.flows.divergence import AbstractDivergence, divergence_by_name
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
 from eqflow.flows.results import Drawn, Scores
@@ -329,18 +329,6 @@ class Flow(nn.Module):
         segments = Segments.of_lengths(lengths)
         x = torch.zeros(segments.rows, self.dimension, dtype=next(self.parameters()).dtype)
         return Clouds(x, segments.ptr, elements)
-
-
-def divergence_by_name(divergence: AbstractDivergence | str) -> AbstractDivergence:
-    """An estimator as it is, or the one that a name stands for."""
-    if isinstance(divergence, AbstractDivergence):
-        return divergence
-    named = {"exact": Exact(), "hutchinson": Hutchinson(probes=8)}
-    if divergence not in named:
-        raise UsageError(
-            f"divergence: found {divergence!r}, expected one of {', '.join(sorted(named))}."
-        )
-    return named[divergence]
 
 
 def _groups(clouds: Clouds) -> list[tuple[int, Clouds]]:

@@ -71,7 +71,8 @@ class Exact(AbstractDivergence):
 
     By translation invariance `J e_n = −Σ_{i<n} J e_i`, so the last point of each cloud needs no
     direction: :math:`\mathrm{tr} J = \sum_{i < n} \sum_a (e_{ia} - e_{na})^\top J e_{ia}`.
-    Every cloud of a batch shares the pass. On a CPU this is the cheaper of the two exact routes.
+    Every cloud of a batch shares the pass. `benchmarks/divergence.py`
+    compares the routes.
     """
 
     is_exact = True
@@ -288,3 +289,25 @@ def _difference_from_last(
 def _require_probes(probes: int) -> None:
     if probes < 1:
         raise UsageError(f"divergence.probes: found {probes}, expected at least 1.")
+
+
+DIVERGENCES: dict[str, Callable[[], AbstractDivergence]] = {
+    "exact": Exact,
+    "hutchinson": lambda: Hutchinson(probes=4),
+    "hutch_plus_plus": lambda: HutchPlusPlus(probes=2),
+}
+
+
+def divergence_by_name(divergence: AbstractDivergence | str) -> AbstractDivergence:
+    """An estimator as it is, or the one that a name stands for, with several probes.
+
+    Raises:
+        UsageError: If there is no such name.
+    """
+    if isinstance(divergence, AbstractDivergence):
+        return divergence
+    if divergence not in DIVERGENCES:
+        raise UsageError(
+            f"divergence: found {divergence!r}, expected one of {', '.join(sorted(DIVERGENCES))}."
+        )
+    return DIVERGENCES[divergence]()

@@ -1,7 +1,7 @@
 """Consecutive rows that belong together: the nodes of a cloud, the incoming edges of a node.
 
 Segment `b` owns rows `ptr[b]` to `ptr[b + 1]`. Sums over segments are deterministic on CPU. Where
-all segments have one length a sum is a reshape, several times faster than a scatter.
+all segments have one length a sum is a reshape and needs no scatter.
 """
 
 from __future__ import annotations

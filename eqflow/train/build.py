@@ -90,7 +90,7 @@ def build_objective(config: Config) -> AbstractObjective:
     if isinstance(objective, MaximumLikelihoodConfig):
         return MaximumLikelihood(
             build_solver(config.solver),
-            build_divergence(config.divergence),
+            _training_trace(objective),
             objective.kinetic,
             objective.jacobian,
         )
@@ -158,3 +158,11 @@ def chosen_device(name: str) -> torch.device:
     if name != "cpu" and not torch.cuda.is_available():
         raise UsageError(f"device: found {name!r}, but PyTorch sees no GPU here; use cpu.")
     return torch.device(name)
+
+
+def _training_trace(objective: MaximumLikelihoodConfig) -> AbstractDivergence:
+    if objective.trace not in ("hutchinson", "exact"):
+        raise UsageError(
+            f"objective.trace: found {objective.trace!r}, expected hutchinson or exact."
+        )
+    return Exact() if objective.trace == "exact" else Hutchinson(objective.probes)

@@ -71,6 +71,8 @@ class MaximumLikelihoodConfig:
     """Minimise the negative log-likelihood through the solver."""
 
     name: str = leaf("maximum_likelihood", "maximum_likelihood")
+    trace: str = leaf("hutchinson", "trace while training: hutchinson, or exact for few points")
+    probes: int = leaf(1, "probes a step of hutchinson")
     kinetic: float = leaf(0.0, "weight of ∫‖v‖² dt; 1e-3 is published for molecules")
     jacobian: float = leaf(0.0, "weight of ∫‖∂v/∂x‖² dt; 1e-3 is published for molecules")
 
@@ -130,7 +132,7 @@ class TrainConfig:
     ema_decay: float = leaf(0.999, "moving average of the weights, shorter at first; 0: none")
     validate_every: int = leaf(1000, "steps between validations")
     validation_structures: int = leaf(2048, "most structures a validation uses")
-    final_structures: int = leaf(1000, "test structures of the final figures; 0 for none")
+    final_structures: int = leaf(100, "held-out structures of the final figures; 0 for none")
     checkpoint_every: int = leaf(1000, "steps between checkpoints")
     log_every: int = leaf(50, "steps between rows of metrics.csv")
     tensorboard: bool = leaf(True, "write TensorBoard events as well, where it is installed")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from eqflow import rng
 from eqflow.chem.elements import atomic_number
 from eqflow.chem.g2 import load_g2
-from eqflow.data import duplicates, load_qm9, read_images, read_report, read_voxels, split, surfaces
+from eqflow.data import (
+    duplicates,
+    load_qm9,
+    read_images,
+    read_report,
+    read_voxels,
+    split,
+    surfaces,
+    with_known_elements,
+)
 from eqflow.errors import DataError, UsageError
 from eqflow.flows import Compositions
 from eqflow.geometry import Clouds, centred, degrees_of_freedom
@@ -19,7 +30,7 @@ from eqflow.targets.names import TARGETS
 from eqflow.train.config import DataConfig
 
 # Structures generated where data.structures does not say how many.
-GENERATED = {"lj13": 20_000, "lj55": 1_000, "shapes": 2_000}
+GENERATED = {"lj13": 50_000, "lj55": 10_000, "shapes": 2_000}
 GENERATED_OTHERWISE = 100_000
 
 
@@ -50,6 +61,9 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         UsageError: If the source is unknown or contradicts another option.
     """
     clouds, skipped = _structures(config, seed)
+    elements = tuple(sorted({atomic_number(name) for name in config.elements}))
+    clouds, unknown = with_known_elements(clouds, elements, config.on_problem)
+    skipped = [*skipped, *unknown]
     wrong = clouds.dimension != config.dimension
     if wrong:
         raise DataError(
@@ -69,14 +83,11 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     }
     chosen = split(len(clouds), fractions, seed, groups=duplicates(clouds))
     parts = {name: clouds[index] for name, index in chosen.items()}
-    elements = tuple(sorted({atomic_number(name) for name in config.elements}))
     statistics = {
         "dimension": clouds.dimension,
         "scale": spread(parts["train"]),
         "compositions": Compositions.of(parts["train"], elements).to_plain(),
     }
-    for part in ("validation", "test"):
-        Compositions.of(parts[part], elements)  # unknown elements are found before training
     return Dataset(parts, skipped, target, statistics)
 
 
@@ -112,7 +123,8 @@ def _structures(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
             f"data.source: found {config.source!r}, expected one of {', '.join(names)}."
         )
     if config.structures is not None and len(clouds) > config.structures:
-        clouds = clouds[: config.structures]
+        source = rng.generator(seed, "data", "structures")
+        clouds = clouds[rng.permutation(len(clouds), source)[: config.structures]]
     return clouds, skipped
 
 
@@ -138,6 +150,8 @@ def _of_file(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
 
 
 def _of_qm9(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
+    if config.path is not None and Path(config.path).suffix in (".xyz", ".extxyz", ".sdf"):
+        return _of_file(config, seed)
     return load_qm9(config.path), []
 
 
@@ -147,14 +161,20 @@ def _of_images(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
             "data.path: needed for data.source=images; give an IDX file such as MNIST's "
             "train-images-idx3-ubyte.gz."
         )
-    result = read_images(config.path, max_points=config.points, limit=config.structures, seed=seed)
+    result = read_images(
+        config.path,
+        max_points=config.points,
+        limit=config.structures,
+        seed=seed,
+        dequantize=True,
+    )
     return result.clouds, result.skipped
 
 
 def _of_voxels(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
     if config.path is None:
         raise UsageError("data.path: needed for data.source=voxels; give an .npz of voxel grids.")
-    result = read_voxels(config.path, config.points, seed)
+    result = read_voxels(config.path, config.points, seed, dequantize=True)
     return result.clouds, result.skipped
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ import yaml
 from eqflow import storage
 from eqflow.chem.elements import symbol
 from eqflow.errors import CheckpointError, UsageError
+from eqflow.targets.names import TARGETS
 from eqflow.train.build import (
     build_divergence,
     build_flow,
@@ -71,6 +73,7 @@ class Run:
         self.config = config
         self.folder = Path(config.run.dir or f"runs/{config.name}")
         self.may_save = False  # whether a request to stop is heeded after the step
+        self.skipped: list[str] = []  # records left out, a line each
         self._report = report
         self.plain: dict[str, Any] = asdict(config)
         self.plain["run"]["dir"] = str(self.folder)
@@ -105,7 +108,11 @@ class Run:
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
         require_possible(self.folder)
+        self._announce_data()
+        started = time.process_time()
         dataset = load_dataset(self.config.data, self.config.seed)
+        self.data_seconds = time.process_time() - started
+        self.skipped = dataset.skipped
         trainer = self._trainer(dataset)
         storage.require_writable(self.folder)
         with exclusive(self.folder):
@@ -168,6 +175,14 @@ class Run:
             config.train,
             config.seed,
         )
+
+    def _announce_data(self) -> None:
+        """Say so where getting the structures takes long."""
+        data = self.config.data
+        if data.source in TARGETS and data.path is None:
+            self._report(f"drawing samples of {data.source} from its energy")
+        elif data.source == "qm9" and data.path is None:
+            self._report("QM9: downloaded once (87 MB) into $EQFLOW_CACHE or ~/.cache/eqflow")
 
     def _describe(self, dataset: Dataset, trainer: Trainer) -> None:
         parts = ", ".join(f"{len(clouds):,} {name}" for name, clouds in dataset.parts.items())
@@ -267,6 +282,7 @@ class Run:
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds, 2),
             "cpu_seconds": round(progress.cpu_seconds, 2),
+            "data_cpu_seconds": round(self.data_seconds, 2),
             "best_step": progress.best_step,
             "val_loss": progress.best_loss,
         }

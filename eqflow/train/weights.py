@@ -10,9 +10,22 @@ from eqflow.errors import CheckpointError, UsageError
 from eqflow.flows import Flow
 from eqflow.train.build import build_flow
 from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
-from eqflow.train.config import ModelConfig, SolverConfig
+from eqflow.train.config import (
+    ExactConfig,
+    HutchinsonConfig,
+    HutchPlusPlusConfig,
+    ModelConfig,
+    SolverConfig,
+)
 
 Section = TypeVar("Section")
+DivergenceConfig = ExactConfig | HutchinsonConfig | HutchPlusPlusConfig
+
+DIVERGENCES: dict[str, type[DivergenceConfig]] = {
+    "exact": ExactConfig,
+    "hutchinson": HutchinsonConfig,
+    "hutch_plus_plus": HutchPlusPlusConfig,
+}
 
 
 def load(path: str | Path) -> Flow:
@@ -43,6 +56,20 @@ def load_with_config(path: str | Path) -> tuple[Flow, dict[str, Any]]:
     load_tensors(flow, tensors, file)
     flow.eval()
     return flow, config
+
+
+def divergence_of_run(path: str | Path) -> DivergenceConfig:
+    """How a run computed the trace for its figures."""
+    file = weights_path(path)
+    _, config, _ = read_weights(file)
+    try:
+        plain = config["divergence"]
+        return _section(DIVERGENCES[plain["name"]], plain)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: its configuration does not describe a divergence ({error}). "
+            "Say divergence=exact or divergence=hutchinson."
+        ) from error
 
 
 def weights_path(path: str | Path) -> Path:
