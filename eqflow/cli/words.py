@@ -52,11 +52,6 @@ def keys_of(
             shown = getattr(default, "name", None)
             choices = ", ".join(groups[item.name])
             found[name] = Key(str, default is None, shown, f"one of {choices}")
-                str,
-                default is None,
-                getattr(default, "name", None),
-                f"one of {', '.join(groups[item.name])}",
-            )
             for choice, kind in groups[item.name].items():
                 for key, leaf in keys_of(kind, groups, f"{name}.", f"{name}={choice}").items():
                     if key in found:
