@@ -6,6 +6,7 @@ samples; log Z is the target's own (DW4: quadrature; Lennard-Jones: Bennett's ra
 
     python benchmarks/particles.py dw4 [train.steps=… any key of eqflow train]
     python benchmarks/particles.py lj13
+    python benchmarks/particles.py lj13 run=FOLDER      measures a run that is there
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ from eqflow.targets import target_by_name
 from eqflow.view.histograms import energies as plot_energies
 
 # Structures with an exact trace: a direction a degree of freedom, each over all pairs.
-SCORED = {"dw4": 2000, "lj13": 256, "lj55": 16}
+SCORED = {"dw4": 2000, "lj13": 128, "lj55": 8}
+RK4_48, RK4_24 = Solver(method="rk4", steps=12), Solver(method="rk4", steps=6)
+ADAPTIVE = Solver(rtol=1e-5, atol=1e-5)
+# The solver of the figures, and others for comparison where they are affordable.
+SOLVERS = {
+    "dw4": {"dopri5_1e-5": ADAPTIVE, "rk4_48": RK4_48, "rk4_24": RK4_24},
+    "lj13": {"rk4_48": RK4_48},
+    "lj55": {"rk4_48": RK4_48},
+}
+COMPARED = 8  # structures on which the solver of the figures is compared with dopri5 at 1e-5
 DRAWN = 2000
 FRESH_SEED = 1_000_001
 
@@ -36,11 +46,14 @@ FRESH_SEED = 1_000_001
 def main() -> None:
     """Train or resume the preset, then measure."""
     system, *words = sys.argv[1:]
-    folder = Path("runs") / f"benchmark_{system}"
-    command = ["train", f"experiment={system}", f"run.dir={folder}", "train.threads=1", *words]
-    code = eqflow_command(command)
-    if code != 0:
-        sys.exit(code)
+    if words and words[0].startswith("run="):
+        folder = Path(words[0].removeprefix("run="))
+    else:
+        folder = Path("runs") / f"benchmark_{system}"
+        command = ["train", f"experiment={system}", f"run.dir={folder}", "train.threads=1", *words]
+        code = eqflow_command(command)
+        if code != 0:
+            sys.exit(code)
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     torch.set_num_threads(1)
     results = measured(system, folder)
@@ -56,19 +69,19 @@ def measured(system: str, folder: Path) -> dict[str, Any]:
     flow = eqflow.load(folder)
     count = SCORED[system]
     held_out = target.sample(DRAWN, seed=FRESH_SEED)
-    scores = flow.score(Clouds.from_dense(held_out[:count]))
+    solvers = SOLVERS[system]
+    chosen, solver = next(iter(solvers.items()))
+    scores = flow.score(Clouds.from_dense(held_out[:count]), solver=solver)
     nll = negative_log_likelihood(scores.log_prob)
     kl = kl_to_target(target.log_prob(held_out[:count].double()), scores.log_prob)
+    finer = flow.score(Clouds.from_dense(held_out[:COMPARED]), solver=ADAPTIVE)
+    change = (finer.log_prob - scores.log_prob[:COMPARED]).abs().max()
 
     weighted = {}
-    for name, solver in {
-        "ess": flow.solver,
-        "ess_rk4_48_evaluations": Solver(method="rk4", steps=12),
-        "ess_rk4_24_evaluations": Solver(method="rk4", steps=6),
-    }.items():
-        drawn = flow.draw(count, seed=FRESH_SEED, with_log_prob=True, solver=solver)
+    for name, other in solvers.items():
+        drawn = flow.draw(count, seed=FRESH_SEED, with_log_prob=True, solver=other)
         x = drawn.clouds.segments.to_dense(drawn.clouds.x.double())
-        weighted[name] = effective_sample_size(target.log_prob(x), drawn.scored())
+        weighted[f"ess_{name}"] = effective_sample_size(target.log_prob(x), drawn.scored())
 
     drawn = flow.draw(DRAWN, seed=FRESH_SEED)
     energies = target.energy(drawn.clouds.segments.to_dense(drawn.clouds.x.double()))
@@ -80,6 +93,8 @@ def measured(system: str, folder: Path) -> dict[str, Any]:
         "kl": kl.value,
         "kl_se": math.hypot(kl.se, target.log_z.error),
         "scored": count,
+        "solver": chosen,
+        "largest_change_with_dopri5_1e-5": float(change),
         **weighted,
         "mean_energy_samples": float(energies.mean()),
         "median_energy_samples": float(energies.median()),

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from eqflow.cli.terminal import Terminal, duration
@@ -46,9 +47,10 @@ def run(config: Config) -> ExitCode:
 
 
 def _command() -> str:
-    """The command that resumes: what was typed."""
+    """The command that resumes: what was typed, also to `train.py` or to another verb."""
     name, *words = sys.argv
-    return shlex.join(["python", name, *words] if name.endswith(".py") else ["eqflow", *words])
+    verb = ["train"] if Path(name).name == "train.py" else []
+    return shlex.join(["eqflow", *verb, *words])
 
 
 def _progress(trainer: Trainer, figures: dict[str, float]) -> str:

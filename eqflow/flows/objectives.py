@@ -105,8 +105,8 @@ class MaximumLikelihood(AbstractObjective):
         self.measure_path = kinetic > 0 or jacobian > 0
         if self.measure_path and not isinstance(divergence, Hutchinson):
             raise UsageError(
-                f"objective: regularisation needs divergence=hutchinson, which also estimates the "
-                f"Jacobian's norm; found {type(divergence).__name__}."
+                "objective: regularisation needs objective.trace=hutchinson, which also estimates "
+                f"the Jacobian's norm; found {type(divergence).__name__}."
             )
         self.solver = solver
         self.divergence = divergence

@@ -251,7 +251,7 @@ def test_a_solve_that_fails_is_told_without_the_clouds_that_did_not() -> None:
 
 @pytest.mark.parametrize("weights", [{"kinetic": 0.1}, {"jacobian": 0.1}])
 def test_regularisation_needs_an_estimate_of_the_norm(weights: dict) -> None:
-    with pytest.raises(UsageError, match=r"needs divergence=hutchinson.*found Exact"):
+    with pytest.raises(UsageError, match=r"needs objective.trace=hutchinson.*found Exact"):
         MaximumLikelihood(RK4, Exact(), **weights)
 
 

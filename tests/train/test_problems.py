@@ -57,8 +57,8 @@ BAD = [
     ("objective=maximum_likelihood objective.kinetic=-1", "objective.kinetic"),
     ("objective=maximum_likelihood objective.jacobian=nan", "objective.jacobian"),
     (
-        "objective=maximum_likelihood objective.kinetic=1e-3 divergence=exact",
-        "regularisation needs divergence=hutchinson",
+        "objective=maximum_likelihood objective.kinetic=1e-3 objective.trace=exact",
+        "regularisation needs objective.trace=hutchinson",
     ),
 ]
 
