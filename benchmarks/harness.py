@@ -41,5 +41,6 @@ def write_results(name: str, results: Mapping[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
     }
-    storage.write_text(path, json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False)
+    storage.write_text(path, text + "\n")
     print(f"written: benchmarks/results/{path.name}")
