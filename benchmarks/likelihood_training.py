@@ -110,7 +110,7 @@ def likelihood_curve(
     """Table 2: held-out NLL and KL along training."""
     flow = Flow(ContinuousFlow(field), 2, scale, Compositions.of(Clouds.from_dense(x)))
     objective = MaximumLikelihood(Solver(rtol=TOLERANCE, atol=TOLERANCE), Hutchinson(1))
-    optimizer = torch.optim.Adam(field.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(field.parameters(), lr=5e-4)
     held_out = target.sample(1000, seed=1)
     curve = []
     for step in range(steps + 1):

@@ -115,11 +115,10 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
             f"wasserstein: found {first.numel()} and {second.numel()} values, "
             "expected some of each."
         )
-    one, other = first.double().sort().values, second.double().sort().values
-    places = torch.cat([one, other]).sort().values
-    share = torch.searchsorted(one, places[:-1], right=True).double() / len(one)
-    share -= torch.searchsorted(other, places[:-1], right=True).double() / len(other)
-    return float((share.abs() * places.diff()).sum())
+    from scipy.stats import wasserstein_distance  # slow to import
+
+    one, other = (values.detach().double().cpu().numpy() for values in (first, second))
+    return float(wasserstein_distance(one, other))
 
 
 def _distances(clouds: Clouds, between: Tensor) -> Tensor:
