@@ -340,5 +340,5 @@ def test_a_good_call_is_left_alone(source):
 def test_the_doors_may_do_what_they_are_for():
     assert not wrong_calls("rng.py", "torch.randn(3)\ntorch.Generator().manual_seed(0)")
     assert not wrong_calls("storage.py", "open(path, 'wb')")
-    assert not wrong_calls("train/metrics.py", "path.open('a', newline='')")
-    assert wrong_calls("train/metrics.py", "path.open('w')")
+    assert not wrong_calls("train/folder.py", "path.open('a', newline='')")
+    assert wrong_calls("train/folder.py", "path.open('w')")
