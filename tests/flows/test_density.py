@@ -261,7 +261,7 @@ def test_a_divergence_is_asked_for_by_name() -> None:
     forward = flow.log_prob(batch, divergence=ExactForward())
     assert torch.allclose(flow.log_prob(batch), forward, atol=1e-9)
     assert flow.score(batch, divergence=Hutchinson(1)).log_prob_se.isnan().all()
-    with pytest.raises(UsageError, match="found .exakt., expected one of exact, hutch_plus_plus, "):
+    with pytest.raises(UsageError, match=r"found .exakt., expected one of exact, hutch_plus_plus"):
         flow.log_prob(batch, divergence="exakt")
 
 
