@@ -28,9 +28,10 @@ def run(config: CheckConfig) -> ExitCode:
     terminal = Terminal()
     where = "" if out is None else f", to {out}"
     terminal.line(f"check {config.run} on {config.structures} of its own structures{where}")
-    laws = flow_laws(flow, config.structures, config.seed)
-    for law in laws:
+    laws = []
+    for law in flow_laws(flow, config.structures, config.seed):
         terminal.line(str(law))
+        laws.append(law)
     broken = [law for law in laws if not law.holds]
     terminal.line(
         f"{len(broken)} of {len(laws)} laws fail" if broken else f"all {len(laws)} laws hold"

@@ -78,10 +78,15 @@ def run(config: ScoreConfig) -> ExitCode:
     nll = negative_log_likelihood(
         finite[0].new_tensor([v for part in finite for v in part.tolist()])
     )
-    terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
-    if failed:
-        terminal.line(f"failed: {failed} structures, see the column status")
+    if nll.count:
+        terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
+    for status in Status:
+        lost = sum(part.status.count(status) for part in parts)
+        if lost and status is not Status.SUCCESS:
+            terminal.line(f"failed: {lost:,} structures, {status.name.lower()}: {status.value}")
     terminal.line(f"done: {out}")
+    if not nll.count:
+        return ExitCode.NUMERICAL
     return ExitCode.PARTIAL if failed or skipped else ExitCode.DONE
 
 

@@ -22,7 +22,7 @@ from eqflow.geometry.clouds import Clouds
 ABSURD_COORDINATE = 1e4
 COINCIDENT_DISTANCE = 1e-3
 
-ADVICE = 'Correct it, or leave such records out with on_problem="skip".'
+ADVICE = "Correct it, or leave such records out with data.on_problem=skip (Python: on_problem)."
 
 
 class ReadResult(NamedTuple):

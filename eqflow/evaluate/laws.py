@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,8 +65,8 @@ class Law:
         )
 
 
-def flow_laws(flow: Flow, structures: int = 8, seed: int = 0) -> list[Law]:
-    """Measure every law on structures drawn from the flow.
+def flow_laws(flow: Flow, structures: int = 8, seed: int = 0) -> Iterator[Law]:
+    """Measure every law on structures drawn from the flow, each given as soon as it is known.
 
     Args:
         flow: A trained flow; a copy of it is used.
@@ -76,12 +76,10 @@ def flow_laws(flow: Flow, structures: int = 8, seed: int = 0) -> list[Law]:
     flow = copy.deepcopy(flow).double().cpu()
     flow.solver = SOLVER
     batch, on_the_way = _small_structures(flow, structures, seed)
-    return [
-        *_velocity_laws(flow, batch, seed),
-        *_density_laws(flow, batch, on_the_way, seed),
-        _round_trip(flow, batch),
-        *_divergence_laws(flow, batch, seed),
-    ]
+    yield from _velocity_laws(flow, batch, seed)
+    yield _round_trip(flow, batch)
+    yield from _divergence_laws(flow, batch, seed)
+    yield from _density_laws(flow, batch, on_the_way, seed)
 
 
 def _small_structures(flow: Flow, count: int, seed: int) -> tuple[Clouds, Tensor]:

@@ -17,7 +17,8 @@ class Mean(NamedTuple):
     count: int
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.se:.2g}"
+        error = "" if math.isnan(self.se) else f" ± {self.se:.2g}"
+        return f"{self.value:.4g}{error}"
 
 
 def mean_of(values: Tensor) -> Mean:

@@ -346,7 +346,7 @@ def _groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
 def _standard_error(estimates: Tensor, is_exact: bool) -> Tensor:
     count = estimates.shape[1]
     if is_exact:
-        return estimates.new_zeros(len(estimates))
+        return 0 * estimates[:, 0]  # NaN where the integration failed
     if count < 2:
         return estimates.new_full((len(estimates),), float("nan"))
     return estimates.std(1) / math.sqrt(count)

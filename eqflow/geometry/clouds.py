@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch_geometric.data
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clouds:
     """Structures packed into one tensor of points.
 
@@ -85,6 +85,11 @@ class Clouds:
         if self.numbers is None:
             return self.x.new_zeros(self.x.shape[0], 1)
         return self.numbers.to(self.x.dtype).unsqueeze(1)
+
+    def __repr__(self) -> str:
+        elements = "" if self.numbers is None else ", with elements"
+        points = f"{self.x.shape[0]} points in {self.dimension}-D{elements}"
+        return f"Clouds({len(self)} structures, {points})"
 
     def __len__(self) -> int:
         return self.ptr.numel() - 1

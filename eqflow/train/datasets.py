@@ -13,6 +13,7 @@ from eqflow import rng
 from eqflow.chem.elements import atomic_number
 from eqflow.chem.g2 import load_g2
 from eqflow.data import (
+    ReadResult,
     duplicates,
     load_qm9,
     read_images,
@@ -168,13 +169,20 @@ def _of_images(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
         seed=seed,
         dequantize=True,
     )
-    return result.clouds, result.skipped
+    return _kept(result, config)
 
 
 def _of_voxels(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
     if config.path is None:
         raise UsageError("data.path: needed for data.source=voxels; give an .npz of voxel grids.")
     result = read_voxels(config.path, config.points, seed, dequantize=True)
+    return _kept(result, config)
+
+
+def _kept(result: ReadResult, config: DataConfig) -> tuple[Clouds, list[str]]:
+    """Records that were read; one that was not stops the run unless it may be skipped."""
+    if result.skipped and config.on_problem == "stop":
+        raise DataError(f"{result.skipped[0]} Pass data.on_problem=skip to leave such records out.")
     return result.clouds, result.skipped
 
 

@@ -295,6 +295,10 @@ class Run:
                 self.config.train.final_structures,
                 self.config.seed,
             )
+        if progress.skipped:
+            self.report(
+                f"{progress.skipped:,} steps had no finite loss and gradient, see metrics.csv"
+            )
         storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
         for name in ("val_nll", "test_nll", "kl", "ess"):
             if name in summary:
@@ -340,4 +344,5 @@ def _finite(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(summary: dict[str, Any], name: str) -> str:
-    return f" ± {summary[f'{name}_se']:.2g}" if f"{name}_se" in summary else ""
+    error = summary.get(f"{name}_se", math.nan)
+    return "" if math.isnan(error) else f" ± {error:.2g}"

@@ -373,7 +373,7 @@ def test_structures_whose_integration_fails_are_marked(
 ) -> None:
     data = tiny.particles(tmp_path / "d.npy", count=3)
     words = ["solver.method=dopri5", "solver.step_limit=1"]
-    assert score(planar, data, tmp_path / "s.csv", *words) == 7
+    assert score(planar, data, tmp_path / "s.csv", *words) == 4
     assert {row["status"] for row in rows(tmp_path / "s.csv")} == {"step_limit"}
     assert "failed: 3 structures" in capsys.readouterr().out
 
