@@ -100,9 +100,10 @@ class Clouds:
         if isinstance(which, int):
             chosen = every[which].unsqueeze(0)
         elif isinstance(which, slice):
-            chosen = every[which]
+            chosen = every[list(range(len(self))[which])]
         else:
-            chosen = every[torch.as_tensor(which, device=self.ptr.device)]
+            places = torch.as_tensor(which, device=self.ptr.device)
+            chosen = every[places if places.numel() else places.long()]
         picked, rows = self.segments.select(chosen)
         return Clouds(
             self.x[rows],

@@ -158,7 +158,8 @@ def _edges(data: Tensor, samples: Tensor, least_span: float = 0.0) -> Tensor:
         return torch.linspace(low, high, BOND_BINS + 1, dtype=torch.float64)
     # Half the width of the Freedman–Diaconis rule, which is made for a single hump.
     quartiles = torch.quantile(data[:QUANTILE_LIMIT], data.new_tensor([0.25, 0.75]))
-    width = float(quartiles[1] - quartiles[0]) / len(data) ** (1 / 3)
+    fewest = min(len(data), len(samples) or len(data))
+    width = float(quartiles[1] - quartiles[0]) / fewest ** (1 / 3)
     bins = MOST_BINS if width <= 0 else min(MOST_BINS, math.ceil((high - low) / width))
     return torch.linspace(low, high, max(FEWEST_BINS, bins) + 1, dtype=torch.float64)
 

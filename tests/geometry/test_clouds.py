@@ -116,3 +116,10 @@ def test_joining_needs_something_of_one_kind():
 def test_joining_keeps_the_sources_that_are_known():
     joined = Clouds.join([SHAPES["water"], named("co2")])
     assert joined.source == ("", "co2")
+
+
+def test_clouds_are_taken_backwards_and_none_at_all():
+    batch = Clouds(torch.arange(5.0).unsqueeze(1), torch.tensor([0, 2, 5]))
+    assert batch[::-1].x.squeeze(1).tolist() == [2, 3, 4, 0, 1]
+    assert len(batch[[]]) == 0
+    assert len(batch[torch.tensor([False, True])]) == 1
