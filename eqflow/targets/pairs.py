@@ -3,8 +3,8 @@ r"""Energies that are a sum over pairs, with a harmonic spring to the centre if 
 :math:`U(x) = \sum_{i<j} \varphi(r_{ij}^2) + \tfrac{k}{2} \sum_i \lVert x_i - \bar x \rVert^2`,
 hence :math:`-\nabla_i U = -2 \sum_j \varphi'(r_{ij}^2)\,(x_i - x_j) - k\,(x_i - \bar x)`.
 
-The differences are formed one coordinate at a time, as (…, n, n) matrices: several times faster
-than a (…, n, n, d) tensor, and exact far from the origin where a Gram matrix is not.
+The differences are formed one coordinate at a time, as (…, n, n) matrices: smaller than one tensor
+(…, n, n, d), and exact far from the origin where a Gram matrix is not.
 """
 
 from __future__ import annotations
