@@ -1,14 +1,28 @@
 """The edge primitives: one meaning, several backends, one dispatch."""
 
-from eqflow.edges.backend import active_backend, use_backend
+from eqflow.edges.backend import (
+    active_backend,
+    active_precision,
+    available_backends,
+    record_backends,
+    use_backend,
+)
 from eqflow.edges.fused import (
-    EdgeNetwork,
-    Gate,
     attention_diffusion,
+    attention_weights,
     egcl_messages,
+    egcl_messages_dual,
     smooth_cutoff,
 )
 from eqflow.edges.graph import Edges
+from eqflow.edges.network import (
+    DISTANCE_EPSILON,
+    EdgeNetwork,
+    Gate,
+    MessageDual,
+    MessageInputs,
+    MessageTangents,
+)
 from eqflow.edges.primitives import (
     difference_dot,
     edge_dot,
@@ -22,16 +36,25 @@ from eqflow.edges.primitives import (
 )
 
 __all__ = [
+    "DISTANCE_EPSILON",
     "EdgeNetwork",
     "Edges",
     "Gate",
+    "MessageDual",
+    "MessageInputs",
+    "MessageTangents",
     "active_backend",
+    "active_precision",
     "attention_diffusion",
+    "attention_weights",
+    "available_backends",
     "difference_dot",
     "edge_dot",
     "edge_linear",
     "egcl_messages",
+    "egcl_messages_dual",
     "gather",
+    "record_backends",
     "segment_softmax",
     "segment_sum",
     "smooth_cutoff",

@@ -1,66 +1,22 @@
 """Whole message passes as one operation, so that a backend can fuse them.
 
-The torch backend composes them from primitives: what stands here is their meaning.
+`eqflow.edges.reference` composes them from primitives: what stands there is their meaning.
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
+from eqflow.edges.backend import run
 from eqflow.edges.graph import Edges
-from eqflow.edges.primitives import (
-    edge_dot,
-    edge_linear,
-    gather,
-    segment_softmax,
-    segment_sum,
-    weighted_difference,
-)
+from eqflow.edges.network import EdgeNetwork, MessageDual, MessageInputs, MessageTangents
+from eqflow.edges.reference.attention import attention_weights as _attention_weights
+from eqflow.errors import ShapeError, UsageError
 
-# Softens a distance at coincident points, where its gradient would be NaN (unit of x squared).
-DISTANCE_EPSILON = 1e-8
-
-
-class Gate(NamedTuple):
-    """A scalar weight in (0, 1) for each message: `sigmoid(w · m + b)`; `w` (1, F), `b` (1,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, m: Tensor) -> Tensor:
-        """The weight of each message, (E, F) to (E, 1)."""
-        return torch.sigmoid(linear(m, self.weight, self.bias))
-
-
-class EdgeNetwork(NamedTuple):
-    r"""Weights of one equivariant graph convolution's edge functions, width F, K edge scalars.
-
-    Attributes:
-        scalar_weight: `W_a`, applied to `[d², a]`, shape (F, 1 + K).
-        message_weight, message_bias: Second layer of `φ_e`, shapes (F, F) and (F,).
-        coordinate_weight, coordinate_bias: First layer of `φ_x`, shapes (F, F) and (F,).
-        coordinate_out: Second layer of `φ_x`, without bias, shape (1, F).
-        attention: Gate on the message itself, or None.
-        inference: Gate on the message in the feature sum only ("inferred edges"), or None.
-        coordinate_range: `c ↦ R tanh(c)` bounds the coordinate weight, or None.
-        stabilized: Divide by `d + 1`; otherwise by the receiver's number of neighbours.
-    """
-
-    scalar_weight: Tensor
-    message_weight: Tensor
-    message_bias: Tensor
-    coordinate_weight: Tensor
-    coordinate_bias: Tensor
-    coordinate_out: Tensor
-    attention: Gate | None
-    inference: Gate | None
-    coordinate_range: float | None
-    stabilized: bool
+Normaliser = Literal["softmax", "squareplus"]
 
 
 def egcl_messages(
@@ -93,52 +49,75 @@ def egcl_messages(
     Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016,
     eq. 9-12.
     """
-    difference = gather(x, edges) - gather(x, edges, "receiver")  # x_j − x_i
-    d2 = difference.square().sum(-1, keepdim=True)
-    a = d2 if scalars is None else torch.cat([d2, scalars], -1)
+    return run("egcl_messages", x, receiver, sender, scalars, network, edges, envelope)
 
-    z = edge_linear(receiver, sender, a, network.scalar_weight, edges)
-    m = silu(linear(silu(z), network.message_weight, network.message_bias))
-    if network.attention is not None:
-        m = m * network.attention(m)
 
-    c = linear(
-        silu(linear(m, network.coordinate_weight, network.coordinate_bias)), network.coordinate_out
-    )
-    if network.coordinate_range is not None:
-        c = network.coordinate_range * torch.tanh(c)
+def egcl_messages_dual(
+    primal: MessageInputs, tangent: MessageTangents, network: EdgeNetwork, edges: Edges
+) -> MessageDual:
+    r"""`egcl_messages` and its derivatives along S directions, in one pass.
 
-    if network.stabilized:
-        c = c / ((d2 + DISTANCE_EPSILON).sqrt() + 1)
-    else:
-        degree = edges.incoming.lengths.clamp(min=1).to(c.dtype)
-        c = c / gather(degree.unsqueeze(1), edges, "receiver")
-    if network.inference is not None:
-        m = network.inference(m) * m
-    if envelope is not None:
-        m, c = m * envelope.unsqueeze(1), c * envelope.unsqueeze(1)
-    return segment_sum(-c * difference, edges), segment_sum(m, edges)
+    Differentiable once more, by weights, inputs and tangents: what training on a trace needs.
+
+    Args:
+        primal: Where; the inputs of `egcl_messages`.
+        tangent: Directions, S of them on the second axis of each part.
+        network: The edge functions.
+        edges: The graph.
+    """
+    return run("egcl_messages_dual", primal, tangent, network, edges)
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, edges: Edges, normaliser: Normaliser = "softmax"
+) -> Tensor:
+    r"""Weights of scaled dot-product attention, each receiver's summing to 1.
+
+    :math:`a_e = f(\langle q_r, k_c \rangle / \sqrt{C}) / \sum_{e' \to r} f(\dots)` with `f` the
+    exponential, or `squareplus(l) = (l + √(l² + 4)) / 2`.
+
+    Args:
+        query: Shape (N, C), or (N, H, C) for `H` heads; read at the receiver.
+        key: Same shape; read at the sender.
+        edges: The graph.
+        normaliser: What makes logits positive.
+
+    Returns:
+        Shape (E,) or (E, H).
+    """
+    _require_normaliser(normaliser)
+    return _attention_weights(query, key, edges, normaliser)
 
 
 def attention_diffusion(
-    query: Tensor, key: Tensor, x: Tensor, edges: Edges
-) -> tuple[Tensor, Tensor]:
-    r"""Scaled dot-product attention as a diffusion: `Σ_e a_e (x_c − x_r)` with softmax weights.
-
-    :math:`a_e = \mathrm{softmax}_{e \to r} \langle q_r, k_c \rangle / \sqrt{C}`.
+    query: Tensor, key: Tensor, x: Tensor, edges: Edges, normaliser: Normaliser = "softmax"
+) -> Tensor:
+    r"""Scaled dot-product attention as a diffusion: `Σ_e a_e (x_c − x_r)`, see `attention_weights`.
 
     Args:
         query: Shape (N, C), or (N, H, C) for `H` heads; read at the receiver.
         key: Same shape; read at the sender.
         x: Node values, shape (N, D), or (N, H, D).
         edges: The graph.
+        normaliser: What makes logits positive.
 
     Returns:
-        The diffusion term, shape of `x` or (N, H, D), and the weights `a`, (E,) or (E, H).
+        Shape of `x`, or (N, H, D) where there are heads.
+
+    Raises:
+        ShapeError: If query, key and values do not fit each other and the graph.
     """
-    logits = edge_dot(query, key, edges) / math.sqrt(query.shape[-1])
-    weights = segment_softmax(logits, edges)
-    return weighted_difference(weights, x, edges), weights
+    _require_normaliser(normaliser)
+    heads = query.shape[1:-1]
+    fits = query.dim() in (2, 3) and query.shape == key.shape and len(query) == edges.nodes
+    fits = fits and x.dim() >= 2 and len(x) == edges.nodes
+    if not (fits and x.shape[1:-1] in (torch.Size(), heads)):
+        raise ShapeError(
+            f"attention_diffusion: found query {tuple(query.shape)}, key {tuple(key.shape)} and x "
+            f"{tuple(x.shape)}, expected (N, C) twice with x (N, D), or (N, H, C) twice with x "
+            f"(N, D) or (N, H, D), N = {edges.nodes}."
+        )
+    return run("attention_diffusion", query, key, x, edges, normaliser)
 
 
 def smooth_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -152,3 +131,8 @@ def smooth_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     """
     u = (distance / cutoff).clamp(max=1)
     return (1 - u) ** 3 * (1 + 3 * u + 6 * u.square())
+
+
+def _require_normaliser(normaliser: str) -> None:
+    if normaliser not in ("softmax", "squareplus"):
+        raise UsageError(f"normaliser: found {normaliser!r}, expected 'softmax' or 'squareplus'.")

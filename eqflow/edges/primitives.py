@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eqflow.edges.backend import implementation
+from eqflow.edges.backend import run
 from eqflow.edges.graph import Edges
 from eqflow.errors import ShapeError
 
@@ -37,10 +37,7 @@ def gather(x: Tensor, edges: Edges, end: End = "sender") -> Tensor:
         ShapeError: If `x` does not have one row a node.
     """
     _require_rows("gather: x", x, edges.nodes, "nodes")
-    backend = implementation()
-    if end == "receiver":
-        return backend.gather_receiver(x, edges)
-    return backend.gather_sender(x, edges)
+    return run(f"gather_{end}", x, edges)
 
 
 def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
@@ -60,10 +57,7 @@ def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
         ShapeError: If `m` does not have one row an edge.
     """
     _require_rows("segment_sum: m", m, edges.count, "edges")
-    backend = implementation()
-    if end == "receiver":
-        return backend.sum_receiver(m, edges)
-    return backend.sum_sender(m, edges)
+    return run(f"sum_{end}", m, edges)
 
 
 def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
@@ -84,7 +78,7 @@ def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
         raise ShapeError(
             f"edge_dot: found p {tuple(p.shape)} and q {tuple(q.shape)}, expected (N, C) both."
         )
-    return implementation().edge_dot(p, q, edges)
+    return run("edge_dot", p, q, edges)
 
 
 def weighted_sum(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
@@ -101,7 +95,7 @@ def weighted_sum(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
         Shape of `x`, or (N, H, C) where `w` has heads.
     """
     _require_weights("weighted_sum", w, x, edges)
-    return implementation().weighted_sum(w, x, edges)
+    return run("weighted_sum", w, x, edges)
 
 
 def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
@@ -119,7 +113,7 @@ def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
         Shape of `x`, or (N, H, C) where `w` has heads.
     """
     _require_weights("weighted_difference", w, x, edges)
-    return implementation().weighted_difference(w, x, edges)
+    return run("weighted_difference", w, x, edges)
 
 
 def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
@@ -141,7 +135,7 @@ def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
             f"difference_dot: found g {tuple(g.shape)} and x {tuple(x.shape)}, expected "
             "(N, C) both, or g (N, H, C) with x the same or (N, C)."
         )
-    return implementation().difference_dot(g, x, edges)
+    return run("difference_dot", g, x, edges)
 
 
 def squared_distance(x: Tensor, edges: Edges) -> Tensor:
@@ -157,7 +151,7 @@ def squared_distance(x: Tensor, edges: Edges) -> Tensor:
         Shape (E,), in the unit of `x` squared.
     """
     _require_rows("squared_distance: x", x, edges.nodes, "nodes")
-    return implementation().squared_distance(x, edges)
+    return run("squared_distance", x, edges)
 
 
 def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
@@ -174,7 +168,7 @@ def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
         Shape of `logits`; each receiver's weights sum to 1.
     """
     _require_rows("segment_softmax: logits", logits, edges.count, "edges")
-    return implementation().segment_softmax(logits, edges)
+    return run("segment_softmax", logits, edges)
 
 
 def edge_linear(
@@ -203,7 +197,7 @@ def edge_linear(
             f"edge_linear: weight has shape {tuple(weight.shape)}, expected (F, K) = "
             f"({receiver.shape[-1]}, {scalars.shape[-1]})."
         )
-    return implementation().edge_linear(receiver, sender, scalars, weight, edges)
+    return run("edge_linear", receiver, sender, scalars, weight, edges)
 
 
 def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:

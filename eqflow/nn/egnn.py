@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eqflow.edges import Edges, smooth_cutoff, squared_distance
-from eqflow.edges.fused import DISTANCE_EPSILON
+from eqflow.edges import DISTANCE_EPSILON, Edges, smooth_cutoff, squared_distance
 from eqflow.errors import ShapeError, UsageError
 from eqflow.nn.egcl import EGCL, CoordinateUpdate
 

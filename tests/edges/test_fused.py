@@ -13,6 +13,7 @@ from eqflow.edges import (
     Edges,
     Gate,
     attention_diffusion,
+    attention_weights,
     egcl_messages,
     smooth_cutoff,
 )
@@ -142,15 +143,17 @@ def dense_attention(query: Tensor, key: Tensor, x: Tensor, edges: Edges) -> tupl
 def test_attention_diffusion_is_that_of_the_dense_softmax(name: str, dtype: torch.dtype) -> None:
     edges = GRAPHS[name].edges()
     query, key, x = (torch.randn(edges.nodes, 2, 4, dtype=torch.float64) for _ in range(3))
-    found, a = attention_diffusion(query.to(dtype), key.to(dtype), x.to(dtype), edges)
+    query, key, x = query.to(dtype), key.to(dtype), x.to(dtype)
+    found = attention_diffusion(query, key, x, edges)
+    a = attention_weights(query, key, edges)
     for head in range(2):
-        expected, weights = dense_attention(query[:, head], key[:, head], x[:, head], edges)
+        expected, weights = dense_attention(
+            query[:, head].double(), key[:, head].double(), x[:, head].double(), edges
+        )
         tolerance = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
         torch.testing.assert_close(found[:, head].double(), expected, **tolerance)
         torch.testing.assert_close(a[:, head].double(), weights, **tolerance)
-        alone, _ = attention_diffusion(
-            query[:, head].to(dtype), key[:, head].to(dtype), x[:, head].to(dtype), edges
-        )
+        alone = attention_diffusion(query[:, head], key[:, head], x[:, head], edges)
         torch.testing.assert_close(found[:, head], alone, **tolerance)
 
 
@@ -158,10 +161,10 @@ def test_heads_of_attention_diffusion_may_share_their_values() -> None:
     edges = GRAPHS["ragged"].edges()
     query, key = torch.randn(edges.nodes, 2, 4), torch.randn(edges.nodes, 2, 4)
     x = torch.randn(edges.nodes, 3)
-    found, a = attention_diffusion(query, key, x, edges)
-    copied, _ = attention_diffusion(query, key, x.unsqueeze(1).expand(-1, 2, -1), edges)
+    found = attention_diffusion(query, key, x, edges)
+    copied = attention_diffusion(query, key, x.unsqueeze(1).expand(-1, 2, -1), edges)
     assert found.shape == (edges.nodes, 2, 3)
-    assert a.shape == (edges.count, 2)
+    assert attention_weights(query, key, edges).shape == (edges.count, 2)
     assert torch.equal(found, copied)
 
 
