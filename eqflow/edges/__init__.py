@@ -7,12 +7,14 @@ from eqflow.edges.backend import (
     record_backends,
     use_backend,
 )
+from eqflow.edges.dual import Dual, dual_linear, dual_silu
 from eqflow.edges.fused import (
     attention_diffusion,
     attention_weights,
     egcl_messages,
     egcl_messages_dual,
     smooth_cutoff,
+    smooth_cutoff_slope,
 )
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
@@ -37,6 +39,7 @@ from eqflow.edges.primitives import (
 
 __all__ = [
     "DISTANCE_EPSILON",
+    "Dual",
     "EdgeNetwork",
     "Edges",
     "Gate",
@@ -49,6 +52,8 @@ __all__ = [
     "attention_weights",
     "available_backends",
     "difference_dot",
+    "dual_linear",
+    "dual_silu",
     "edge_dot",
     "edge_linear",
     "egcl_messages",
@@ -58,6 +63,7 @@ __all__ = [
     "segment_softmax",
     "segment_sum",
     "smooth_cutoff",
+    "smooth_cutoff_slope",
     "squared_distance",
     "use_backend",
     "weighted_difference",

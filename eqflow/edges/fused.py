@@ -133,6 +133,12 @@ def smooth_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     return (1 - u) ** 3 * (1 + 3 * u + 6 * u.square())
 
 
+def smooth_cutoff_slope(distance: Tensor, cutoff: float) -> Tensor:
+    """Derivative of `smooth_cutoff` by the distance: `−30 u² (1 − u)² / cutoff`."""
+    u = (distance / cutoff).clamp(max=1)
+    return -30 * u.square() * (1 - u).square() / cutoff
+
+
 def _require_normaliser(normaliser: str) -> None:
     if normaliser not in ("softmax", "squareplus"):
         raise UsageError(f"normaliser: found {normaliser!r}, expected 'softmax' or 'squareplus'.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eqflow.errors import UsageError
 from eqflow.flows.base import CenteredNormal
-from eqflow.flows.divergence import AbstractDivergence
+from eqflow.flows.divergence import AbstractDivergence, FieldAt
 from eqflow.flows.ode import Solution, Solver, State, Status, integrate
 from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
@@ -71,13 +71,13 @@ class ContinuousFlow(nn.Module):
 
     def dynamics(
         self, clouds: Segments, context: Tensor | None = None
-    ) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:
+    ) -> Callable[[Tensor, Tensor], FieldAt]:
         """`(t, x) ↦ (x ↦ v)`: the field with its graph fixed at `x`, so as to be differentiated."""
         fixed = None if self.field.cutoff else self.field.connect(torch.empty(0), clouds)
 
-        def at(t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def at(t: Tensor, x: Tensor) -> FieldAt:
             edges = self.field.connect(x.detach(), clouds) if fixed is None else fixed
-            return lambda moved: self.field(t.to(moved.dtype), moved, edges, context)
+            return FieldAt(self.field, t, edges, context)
 
         return at
 

@@ -20,10 +20,45 @@ import torch
 from torch import Tensor
 
 from eqflow import rng
+from eqflow.edges import Dual, Edges
 from eqflow.errors import UsageError
 from eqflow.geometry import Segments, centred
+from eqflow.nn.field import AbstractField
 
 Velocity = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FieldAt:
+    """A field at one time on one graph, as a function of the state alone.
+
+    Attributes:
+        field: The velocity field.
+        t: Time, a scalar.
+        edges: The graph.
+        context: Fixed node features, shape (N, C), or None.
+    """
+
+    field: AbstractField
+    t: Tensor
+    edges: Edges
+    context: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The velocity at `x`, shape (N, d)."""
+        velocity: Tensor = self.field(self.t.to(x.dtype), x, self.edges, self.context)
+        return velocity
+
+    def pushforward(self, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and its derivative along `direction`, all of shape (N, d)."""
+        value, tangent = self.field.pushforward(
+            self.t.to(x.dtype), Dual(x, direction.unsqueeze(1)), self.edges, self.context
+        )
+        return value, tangent.squeeze(1)
+
+    def exact_trace(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Velocity and divergence by the field's own way, where it has one."""
+        return self.field.exact_trace(self.t.to(x.dtype), x, self.edges, self.context)
 
 
 class Trace(NamedTuple):
@@ -78,7 +113,14 @@ class Exact(AbstractDivergence):
     is_exact = True
 
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
-        """Velocity and trace, one reverse pass a direction."""
+        """Velocity and trace, one reverse pass a direction.
+
+        A field with a way of its own is asked first, where nothing is to be differentiated.
+        """
+        if isinstance(velocity, FieldAt) and not torch.is_grad_enabled():
+            own = velocity.exact_trace(x)
+            if own is not None:
+                return Trace(own[0], own[1].unsqueeze(1))
         pullback = _Pullback(velocity, x)
         trace = x.new_zeros(clouds.count)
         for direction in range(max(clouds.longest - 1, 0) * x.shape[1]):
@@ -159,7 +201,15 @@ class Hutchinson(AbstractDivergence):
         return self.count
 
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
-        """Velocity, an estimate a probe, and the Jacobian's norm."""
+        """Velocity, an estimate a probe, and the Jacobian's norm.
+
+        One probe goes forward with the state where the field carries tangents, `J ε`; several
+        share a graph backwards, `εᵀ J`. The estimate is the same number.
+        """
+        if len(probes) == 1 and isinstance(velocity, FieldAt) and velocity.field.carries_tangents:
+            value, pushed = velocity.pushforward(x, probes[0])
+            estimate = clouds.sum((pushed * probes[0]).sum(-1))
+            return Trace(value, estimate.unsqueeze(1), clouds.sum(pushed.square().sum(-1)))
         pullback = _Pullback(velocity, x)
         rows = [pullback(probe) for probe in probes]  # εᵀ J
         estimates = [

@@ -22,7 +22,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eqflow.edges import EdgeNetwork, Edges, Gate, egcl_messages
+from eqflow.edges import (
+    Dual,
+    EdgeNetwork,
+    Edges,
+    Gate,
+    MessageInputs,
+    MessageTangents,
+    dual_linear,
+    dual_silu,
+    egcl_messages,
+    egcl_messages_dual,
+)
 from eqflow.errors import ShapeError, UsageError
 
 CoordinateUpdate = Literal["stabilized", "mean"]
@@ -147,6 +158,50 @@ class EGCL(nn.Module):
         if self.feature_update is not None:
             h = h + self.feature_update(torch.cat([h, message], -1))
         return (x, h) if velocity is None else (x, h, velocity)
+
+    def pushforward(
+        self,
+        x: Dual,
+        h: Dual,
+        edges: Edges,
+        edge_attributes: Dual | None = None,
+        envelope: Dual | None = None,
+    ) -> tuple[Dual, Dual]:
+        """`forward` with tangents carried beside each value, for layers without momentum.
+
+        Args:
+            x: Positions (N, d) and tangents (N, S, d).
+            h: Features (N, features) and tangents (N, S, features), None where they are zero.
+            edges: The graph.
+            edge_attributes: (E, edge_features) and (E, S, edge_features).
+            envelope: (E,) and (E, S).
+
+        Returns:
+            Positions and features afterwards.
+
+        Raises:
+            UsageError: If the layer has momentum.
+        """
+        if self.velocity_scale is not None:
+            raise UsageError("EGCL: tangents are carried without momentum; found momentum=True.")
+        attributes, weight = edge_attributes or Dual(None), envelope or Dual(None)
+        receiver = dual_linear(h, self.receiver.weight, self.receiver.bias)
+        sender = dual_linear(h, self.sender.weight)
+        values, tangents = zip(x, receiver, sender, attributes, weight, strict=True)
+        sums = egcl_messages_dual(
+            MessageInputs(*values), MessageTangents(*tangents), self.edge_network(), edges
+        )
+        x = Dual(x.value + sums.shift, x.tangent + sums.shift_tangent)
+        if self.feature_update is None:
+            return x, h
+        first, _, last = self.feature_update
+        dh = torch.zeros_like(sums.message_tangent) if h.tangent is None else h.tangent
+        both = Dual(
+            torch.cat([h.value, sums.message], -1), torch.cat([dh, sums.message_tangent], -1)
+        )
+        inner = Dual(*dual_silu(*dual_linear(both, first.weight, first.bias)))
+        update = dual_linear(inner, last.weight, last.bias)
+        return x, Dual(h.value + update.value, dh + update.tangent)
 
     def edge_network(self) -> EdgeNetwork:
         """The weights of `φ_e` and `φ_x` as the edge backend takes them."""

@@ -7,7 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eqflow.edges import DISTANCE_EPSILON, Edges, smooth_cutoff, squared_distance
+from eqflow.edges import (
+    DISTANCE_EPSILON,
+    Dual,
+    Edges,
+    dual_linear,
+    gather,
+    smooth_cutoff,
+    smooth_cutoff_slope,
+    squared_distance,
+)
 from eqflow.errors import ShapeError, UsageError
 from eqflow.nn.egcl import EGCL, CoordinateUpdate
 
@@ -123,6 +132,39 @@ class EGNN(nn.Module):
         for layer in self.layers:
             x, h, *moved = layer(x, h, edges, edge_attributes, velocity, envelope)
         return (x, self.readout(h), *moved)
+
+    def pushforward(self, x: Dual, h: Tensor, edges: Edges) -> tuple[Dual, Dual]:
+        """`forward` with tangents of the positions carried through all layers.
+
+        Args:
+            x: Positions (N, d) and S tangents (N, S, d).
+            h: Node features, shape (N, features), the same along all directions.
+            edges: The graph.
+
+        Returns:
+            Positions and features afterwards with their tangents.
+        """
+        self._check(h, edges, None)
+        attributes, envelope = self._of_input_dual(x, edges)
+        features = Dual(self.embed(h))
+        for layer in self.layers:
+            x, features = layer.pushforward(x, features, edges, attributes, envelope)
+        if isinstance(self.readout, nn.Identity):
+            return x, features
+        return x, dual_linear(features, self.readout.weight, self.readout.bias)
+
+    def _of_input_dual(self, x: Dual, edges: Edges) -> tuple[Dual | None, Dual | None]:
+        if not self.input_distance and self.cutoff is None:
+            return None, None
+        difference = Dual(*(gather(part, edges) - gather(part, edges, "receiver") for part in x))
+        d2 = difference.value.square().sum(-1)
+        dd2 = 2 * (difference.value.unsqueeze(1) * difference.tangent).sum(-1)
+        attributes = Dual(d2.unsqueeze(1), dd2.unsqueeze(2)) if self.input_distance else None
+        if self.cutoff is None:
+            return attributes, None
+        d = (d2 + DISTANCE_EPSILON).sqrt()
+        slope = smooth_cutoff_slope(d, self.cutoff) / (2 * d)
+        return attributes, Dual(smooth_cutoff(d, self.cutoff), slope.unsqueeze(1) * dd2)
 
     def _of_input(
         self, x: Tensor, edges: Edges, edge_attributes: Tensor | None

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from eqflow.edges import Edges
+from eqflow.edges import Dual, Edges
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments, centred
 from eqflow.nn.egcl import CoordinateUpdate
 from eqflow.nn.egnn import EGNN
+from eqflow.nn.exact_trace import shift_and_trace
 
 
 class AbstractField(nn.Module, ABC):
@@ -32,6 +33,38 @@ class AbstractField(nn.Module, ABC):
         if self.cutoff is None:
             return Edges.complete(clouds)
         return Edges.radius(x, self.cutoff, clouds)
+
+    @property
+    def carries_tangents(self) -> bool:
+        """Whether `pushforward` is there."""
+        return type(self).pushforward is not AbstractField.pushforward
+
+    def pushforward(
+        self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity and its derivatives along S directions, in one pass.
+
+        Args:
+            t, edges, context: As in `forward`.
+            x: State (N, d) and directions (N, S, d).
+
+        Returns:
+            Shapes (N, d) and (N, S, d), differentiable once.
+
+        Raises:
+            UsageError: If the field does not carry tangents.
+        """
+        raise UsageError(f"{type(self).__name__} carries no tangents; differentiate `forward`.")
+
+    def exact_trace(
+        self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Velocity (N, d) and divergence (B,), where the field has a way of its own to get it.
+
+        Arguments are those of `forward`. Nothing that is returned can be differentiated. None where
+        there is no such way for this graph.
+        """
+        return None
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
@@ -100,17 +133,42 @@ class EGNNField(AbstractField):
 
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
         """The velocity; arguments as in `AbstractField`."""
+        h = self._features(t, edges, context)
+        x = centred(x, edges.clouds)  # far from the origin `x^L − x` would lose digits
+        moved = self.egnn(x, h, edges)[0]
+        return centred(moved - x, edges.clouds)
+
+    def pushforward(
+        self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity and tangents; arguments as in `AbstractField`."""
+        h = self._features(t, edges, context)
+        x = Dual(*(centred(part, edges.clouds) for part in x))
+        moved, _ = self.egnn.pushforward(x, h, edges)
+        value, tangent = (
+            centred(there - here, edges.clouds) for there, here in zip(moved, x, strict=True)
+        )
+        return value, tangent
+
+    def exact_trace(
+        self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Velocity and divergence on complete graphs; arguments as in `AbstractField`."""
+        if not edges.is_complete or self.cutoff is not None:
+            return None
+        h = self._features(t, edges, context)
+        shift, trace = shift_and_trace(self.egnn, centred(x, edges.clouds), h, edges.clouds)
+        return centred(shift, edges.clouds), trace
+
+    def _features(self, t: Tensor, edges: Edges, context: Tensor | None) -> Tensor:
+        """Node features that depend on time and context, shape (N, C + 1 + 2K)."""
         found = 0 if context is None else context.shape[-1]
         if found != self.context_features:
             raise ShapeError(
                 f"EGNNField: found {found} context features, expected {self.context_features}."
             )
         h = edges.clouds.expand(self._time_features(t.expand(edges.clouds.count)))
-        if context is not None:
-            h = torch.cat([context, h], -1)
-        x = centred(x, edges.clouds)  # far from the origin `x^L − x` would lose digits
-        moved = self.egnn(x, h, edges)[0]
-        return centred(moved - x, edges.clouds)
+        return h if context is None else torch.cat([context, h], -1)
 
     def _time_features(self, t: Tensor) -> Tensor:
         k = torch.arange(1, self.time_frequencies + 1, device=t.device, dtype=t.dtype)

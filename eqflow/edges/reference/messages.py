@@ -7,13 +7,11 @@ once, and backward through them sees first derivatives only.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
+from eqflow.edges.dual import dual_silu
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
     DISTANCE_EPSILON,
@@ -118,42 +116,6 @@ def egcl_messages_dual(
         segment_sum(-(dc * D.unsqueeze(1) + c.unsqueeze(1) * dD), edges),
         segment_sum(dm, edges),
     )
-
-
-def dual_silu(z: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
-    """`silu(z)` and `silu'(z) dz`, for `z` (E, F) and `dz` (E, S, F).
-
-    One operation with a backward of its own: torch's derivative of silu is not differentiable, and
-    the chain it falls back on keeps many tensors of the size of `z`.
-    """
-    value, moved = _DualSilu.apply(z, dz)
-    return value, moved
-
-
-class _DualSilu(torch.autograd.Function):
-    r"""With :math:`\sigma = \mathrm{sigmoid}(z)`: `f' = σ (1 + z (1 − σ))` and
-    `f'' = σ (1 − σ) (2 + z (1 − 2σ))`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(z, dz)
-        return silu(z), _slope(z).unsqueeze(1) * dz
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
-        z, dz = ctx.saved_tensors
-        sigma = torch.sigmoid(z)
-        tail = sigma * (1 - sigma)
-        slope = torch.addcmul(sigma, tail, z)
-        curvature = torch.addcmul(2 * tail, tail * z, 1 - 2 * sigma)
-        across = dg[:, 0] * dz[:, 0] if dz.shape[1] == 1 else (dg * dz).sum(1)
-        return torch.addcmul(g * slope, curvature, across), dg * slope.unsqueeze(1)
-
-
-def _slope(z: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(torch.ones_like(z), z)
 
 
 def _layer(m: Tensor, dm: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
