@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint_adjoint
 
+from eqflow.geometry import Segments, centred
 from eqflow.nn import EGCL, EGNNField
 
 
@@ -74,15 +75,18 @@ class PublishedField(nn.Module):
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         """Velocity, (B, n·d)."""
         count = x.shape[0]
-        row, col = self._pairs(count)
-        x0 = x.reshape(-1, self.dimension)
-        d0 = (x0[row] - x0[col]).square().sum(-1, keepdim=True)
-        h = self.embed(torch.ones(len(x0), 1, dtype=x.dtype) * t)
-        y = x0
+        clouds = Segments.of_lengths(torch.full((count,), self.points))
+        flat = x.reshape(-1, self.dimension)
+        return self.velocity(t, flat, *self._pairs(count), clouds).reshape(x.shape)
+
+    def velocity(self, t: Tensor, x: Tensor, row: Tensor, col: Tensor, clouds: Segments) -> Tensor:
+        """Velocity (N, d) of packed clouds on given edges."""
+        d0 = (x[row] - x[col]).square().sum(-1, keepdim=True)
+        h = self.embed(torch.ones(len(x), 1, dtype=x.dtype) * t)
+        y = x
         for layer in self.layers:
             y, h = layer(y, h, row, col, d0)
-        v = (y - x0).reshape(count, self.points, self.dimension)
-        return (v - v.mean(1, keepdim=True)).reshape(x.shape)
+        return centred(y - x, clouds)
 
     def copy_from(self, field: EGNNField) -> None:
         """Take the weights of an eqflow field of the same shape."""

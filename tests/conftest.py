@@ -11,6 +11,9 @@ from hypothesis import settings
 settings.register_profile("eqflow", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("eqflow")
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Read when a kernel is decorated: without a GPU, all kernels of this process are interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import torch
 
 from eqflow.cli import check, demo, sample, score, train
 from eqflow.cli.compose import composed, experiments, keys
+from eqflow.cli.memory import keep_freed_memory
 from eqflow.cli.terminal import abandon_output
 from eqflow.cli.words import nearest
 from eqflow.errors import EqflowError, ExitCode
@@ -80,6 +81,7 @@ def help_of(verb: str) -> str:
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:
+    keep_freed_memory()
     try:
         return VERBS[verb][0](composed(verb, words))
     except EqflowError as error:

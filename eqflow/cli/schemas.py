@@ -12,11 +12,15 @@ from eqflow.train.config import leaf
 class SolverOverride:
     """How to integrate; whatever is not given is the run's own."""
 
-    method: str | None = leaf(None, "dopri5, adaptive_heun, rk4, midpoint, euler; as in the run")
+    method: str | None = leaf(
+        None, "dopri5, adaptive_heun, rk4, heun, midpoint, euler; as in the run"
+    )
     rtol: float | None = leaf(None, "relative tolerance; as in the run")
     atol: float | None = leaf(None, "absolute tolerance; as in the run")
     steps: int | None = leaf(None, "steps of a fixed-step method; as in the run")
     step_limit: int | None = leaf(None, "most evaluations of the field; as in the run")
+    implementation: str | None = leaf(None, "eqflow or torchdiffeq; as in the run")
+    capture: bool | None = leaf(None, "fixed steps on a GPU as a CUDA graph; as in the run")
 
 
 @dataclass

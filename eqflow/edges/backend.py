@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from eqflow.errors import UsageError
@@ -127,6 +128,8 @@ def record_backends() -> Iterator[Counter[tuple[str, str]]]:
 
 def run(operation: str, *arguments: Any) -> Any:
     """Call `operation` on the backend for its first argument, or on torch where it cannot."""
+    if torch.compiler.is_compiling():
+        return getattr(_load("torch"), operation)(*arguments)  # the compiler fuses what it can
     first = arguments[0]
     name = active_backend(first if isinstance(first, Tensor) else first.x)
     if name != "torch":

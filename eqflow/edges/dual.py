@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
 
@@ -43,7 +42,7 @@ def dual_silu(z: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
         dz: Shape (R, S, F).
 
     Returns:
-        Shapes (R, F) and (R, S, F); differentiable once.
+        Shapes (R, F) and (R, S, F).
     """
     value, moved = _DualSilu.apply(z, dz)
     return value, moved
@@ -56,16 +55,14 @@ class _DualSilu(torch.autograd.Function):
         return silu(z), _times_slope(dz, z)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         z, dz = ctx.saved_tensors
         sigma = torch.sigmoid(z)
         tail = sigma - sigma.square()
-        # f'' = tail (2 + z (1 − 2σ)), in place: these tensors are what the pass costs.
-        curvature = torch.addcmul(z, sigma, z, value=-2).add_(2).mul_(tail)
-        curvature *= (dg[:, 0] * dz[:, 0]) if dz.shape[1] == 1 else (dg * dz).sum(1)
-        slope = tail.mul_(z).add_(sigma)
-        return curvature.addcmul_(g, slope), dg * slope.unsqueeze(1)
+        curvature = tail * torch.addcmul(z, sigma, z, value=-2).add(2)
+        slope = torch.addcmul(sigma, tail, z)
+        across = (dg[:, 0] * dz[:, 0]) if dz.shape[1] == 1 else (dg * dz).sum(1)
+        return g * slope + curvature * across, dg * slope.unsqueeze(1)
 
 
 def _times_slope(dz: Tensor, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,6 +11,24 @@ from torch import Tensor
 from eqflow.edges.neighbours import nearest_pairs, pairs_within
 from eqflow.errors import ShapeError
 from eqflow.geometry.segments import Segments
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive receivers with all their incoming edges.
+
+    Attributes:
+        rows: Which edges.
+        sender, receiver: Nodes of these edges.
+    """
+
+    rows: slice
+    sender: Tensor
+    receiver: Tensor
+
+    def add_to_receivers(self, total: Tensor, m: Tensor) -> None:
+        """Add `Σ_{e→i} m_e` to `total` (N, …), in place."""
+        total.index_add_(0, self.receiver, m)
 
 
 class Edges:
@@ -39,6 +58,7 @@ class Edges:
         self.clouds = clouds
         self.order = order
         self._sender = sender
+        self._blocks: dict[int, list[Block]] = {}
 
     @classmethod
     def complete(cls, ptr: Tensor | Segments) -> Edges:
@@ -162,6 +182,21 @@ class Edges:
     def outgoing(self) -> Segments:
         """Edges in CSC order grouped by sender, one segment a node."""
         return Segments.of_lengths(torch.bincount(self.sender, minlength=self.nodes))
+
+    def blocks(self, size: int) -> list[Block]:
+        """All edges in blocks of whole receivers with at most `size` edges, or of one receiver."""
+        if size not in self._blocks:
+            ptr = self.incoming.ptr.cpu()
+            blocks, first = [], 0
+            while first < self.nodes:
+                start = int(ptr[first])
+                last = int(torch.searchsorted(ptr, start + size, right=True)) - 1
+                first = max(last, first + 1)
+                rows = slice(start, int(ptr[first]))
+                if rows.stop > rows.start:
+                    blocks.append(Block(rows, self.sender[rows], self.receiver[rows]))
+            self._blocks[size] = blocks
+        return self._blocks[size]
 
     def repeat(self, copies: int) -> Edges:
         """The same graph `copies` times side by side, as one larger batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class EdgeNetwork(NamedTuple):
         gates = [part for gate in (self.attention, self.inference) if gate for part in gate]
         return (*self[:6], *gates)
 
-    def with_tensors(self, tensors: tuple[Tensor, ...]) -> EdgeNetwork:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> EdgeNetwork:
         """The same network with other weights, in the order of `tensors`."""
         rest = list(tensors[6:])
         attention = Gate(rest.pop(0), rest.pop(0)) if self.attention else None

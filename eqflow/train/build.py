@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -47,16 +48,7 @@ COUPLINGS: dict[str, type[AbstractCoupling]] = {
 
 def build_solver(config: SolverConfig) -> Solver:
     """The solver a configuration describes."""
-    if config.gradient not in ("direct", "adjoint"):
-        raise UsageError(f"solver.gradient: found {config.gradient!r}, expected direct or adjoint.")
-    return Solver(
-        method=config.method,
-        rtol=config.rtol,
-        atol=config.atol,
-        steps=config.steps,
-        step_limit=config.step_limit,
-        gradient="adjoint" if config.gradient == "adjoint" else "direct",
-    )
+    return Solver(**asdict(config))
 
 
 def build_divergence(

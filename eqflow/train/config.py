@@ -108,12 +108,14 @@ class HutchPlusPlusConfig:
 class SolverConfig:
     """How the flow is integrated: in likelihood training, figures, and by default afterwards."""
 
-    method: str = leaf("dopri5", "dopri5, adaptive_heun (adaptive), rk4, midpoint, euler (fixed)")
+    method: str = leaf("dopri5", "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler")
     rtol: float = leaf(1e-5, "relative tolerance; 1e-4 costs 0.5 nat a molecule in accuracy")
     atol: float = leaf(1e-5, "absolute tolerance, in units of the data's scale and in nats")
     steps: int = leaf(20, "steps of a fixed-step method")
     step_limit: int = leaf(2000, "most evaluations of the field in one integration")
-    gradient: str = leaf("direct", "direct (faster) or adjoint (constant memory)")
+    gradient: str = leaf("direct", "direct; checkpoint: the same in less memory; or adjoint")
+    implementation: str = leaf("eqflow", "who takes the steps: eqflow, or torchdiffeq to compare")
+    capture: bool = leaf(False, "fixed steps without gradients on a GPU as a CUDA graph")
 
 
 @dataclass

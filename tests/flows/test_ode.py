@@ -16,7 +16,7 @@ from eqflow.flows import Solver, Status, integrate
 from eqflow.flows.ode import ADAPTIVE, FIXED, State
 from eqflow.geometry import Segments
 
-ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4}
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -178,15 +178,22 @@ def test_a_step_that_vanishes_is_an_underflow_in_either_direction() -> None:
 PROGRAM = """
 import torch
 from eqflow.flows import Solver, integrate
+fields = (
+    lambda t, s: (s[0] ** 2,),
+    lambda t, s: (1 / (t - 0.5).abs().clamp(min=1e-300).expand(1, 1),),
+    lambda t, s: (torch.where(s[0].abs() > 2.01, torch.nan, 160 * torch.cos(t) - 80 * s[0]),),
+)
 found = []
 for start in (2.0, float("nan"), 1e308):
     y = torch.full((1, 1), start, dtype=torch.float64)
-    for method in ("dopri5", "rk4"):
-        for rhs in (lambda t, s: (s[0] ** 2,), lambda t, s: (1 / (t - 0.5).abs().expand(1, 1),)):
+    for method, implementation in (
+        ("dopri5", "eqflow"), ("rk4", "eqflow"), ("dopri5", "torchdiffeq"), ("rk4", "torchdiffeq")
+    ):
+        for field in fields:
             times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-            solver = Solver(method, step_limit=1500)
-            solution = integrate(rhs, (y,), times, solver)
-            found.append((solution.status.name, solution.evaluations))
+            solver = Solver(method, 1e-4, 1e-4, step_limit=1500, implementation=implementation)
+            solution = integrate(field, (y,), times, solver)
+            found.append((solution.status.name, solution.evaluations, len(solution.at_fault)))
 print(found)
 """
 
@@ -204,8 +211,8 @@ def test_failures_are_the_same_without_assertions() -> None:
         for flags in ([], ["-O"])
     ]
     assert outputs[0] == outputs[1]
-    assert "UNDERFLOW" in outputs[0]
-    assert "NON_FINITE" in outputs[0]
+    for status in ("SUCCESS", "UNDERFLOW", "NON_FINITE"):
+        assert status in outputs[0]
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
@@ -218,7 +225,7 @@ def test_the_state_at_several_times_is_that_at_each_alone(method: str, backwards
     solution = integrate(pendulum, (start,), asked, solver)
     (states,) = solution.require()
     exact = torch.exp(torch.sin(asked) - torch.sin(asked[0]))
-    accuracy = {"euler": 0.05, "midpoint": 1e-3}.get(method, 1e-5)
+    accuracy = {"euler": 0.05, "midpoint": 1e-3, "heun": 2e-3}.get(method, 1e-5)
     assert torch.allclose(states[:, 0, 0], exact, atol=accuracy)
     assert torch.equal(states[0], start)
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from eqflow.edges.graph import Edges
 from eqflow.edges.primitives import (
     edge_dot,
-    gather,
     segment_softmax,
-    segment_sum,
     weighted_difference,
 )
 
@@ -19,10 +17,8 @@ from eqflow.edges.primitives import (
 def attention_weights(query: Tensor, key: Tensor, edges: Edges, normaliser: str) -> Tensor:
     """Weights `a_e` of each receiver's incoming edges, which sum to 1."""
     logits = edge_dot(query, key, edges) / math.sqrt(query.shape[-1])
-    if normaliser == "softmax":
-        return segment_softmax(logits, edges)
-    positive = (logits + (logits.square() + 4).sqrt()) / 2
-    return positive / gather(segment_sum(positive, edges), edges, "receiver")
+    # squareplus(l) = exp(asinh(l / 2)), which neither overflows nor cancels.
+    return segment_softmax(logits if normaliser == "softmax" else (logits / 2).asinh(), edges)
 
 
 def attention_diffusion(

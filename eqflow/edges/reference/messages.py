@@ -1,6 +1,6 @@
-r"""The message pass of an equivariant graph convolution, composed of primitives.
+r"""The message pass of an equivariant graph convolution: its geometry around an edge network.
 
-`egcl_messages` is the value. `egcl_messages_dual` carries tangents beside it by hand: a product
+`egcl_messages` is the value. `egcl_messages_dual` carries tangents beside it by hand, a product
 rule a line, so that `S` directional derivatives cost `S` linear passes through a network evaluated
 once, and backward through them sees first derivatives only.
 """
@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
-from eqflow.edges.dual import dual_silu
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
     DISTANCE_EPSILON,
     EdgeNetwork,
-    Gate,
     MessageDual,
     MessageInputs,
     MessageTangents,
 )
-from eqflow.edges.primitives import edge_linear, gather, segment_sum
+from eqflow.edges.primitives import gather, segment_sum
+from eqflow.edges.reference import by_hand
+from eqflow.edges.reference.edge_mlp import (
+    Inputs,
+    Tangents,
+    composed,
+    composed_dual,
+    is_watched,
+)
 
 
 def egcl_messages(
@@ -34,27 +39,19 @@ def egcl_messages(
     envelope: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Coordinate shift and message sum; see `eqflow.edges.egcl_messages`."""
-    difference = gather(x, edges) - gather(x, edges, "receiver")  # x_j − x_i
-    d2 = difference.square().sum(-1, keepdim=True)
+    D = gather(x, edges) - gather(x, edges, "receiver")  # x_j − x_i
+    d2 = D.square().sum(-1, keepdim=True)
     a = d2 if scalars is None else torch.cat([d2, scalars], -1)
+    s = None if envelope is None else envelope.unsqueeze(1)
 
-    z = edge_linear(receiver, sender, a, network.scalar_weight, edges)
-    m = silu(linear(silu(z), network.message_weight, network.message_bias))
-    if network.attention is not None:
-        m = m * network.attention(m)
-
-    c = linear(
-        silu(linear(m, network.coordinate_weight, network.coordinate_bias)), network.coordinate_out
-    )
+    edge_mlp = composed if is_watched(x) else by_hand.edge_mlp
+    c, message = edge_mlp(Inputs(receiver, sender, a, s), network, edges)
     if network.coordinate_range is not None:
         c = network.coordinate_range * torch.tanh(c)
-
     c = c / ((d2 + DISTANCE_EPSILON).sqrt() + 1 if network.stabilized else _degree(edges, c))
-    if network.inference is not None:
-        m = network.inference(m) * m
-    if envelope is not None:
-        m, c = m * envelope.unsqueeze(1), c * envelope.unsqueeze(1)
-    return segment_sum(-c * difference, edges), segment_sum(m, edges)
+    if s is not None:
+        c = c * s
+    return segment_sum(-c * D, edges), message
 
 
 def egcl_messages_dual(
@@ -62,40 +59,34 @@ def egcl_messages_dual(
 ) -> MessageDual:
     """Both sums with their tangents; see `eqflow.edges.egcl_messages_dual`.
 
-    `m` and `dm` are value and tangent throughout; tangents have a second axis for directions.
+    `c` and `dc` are value and tangent throughout; tangents have a second axis for directions.
     """
     D = gather(primal.x, edges) - gather(primal.x, edges, "receiver")
     dD = gather(tangent.x, edges) - gather(tangent.x, edges, "receiver")
     d2 = D.square().sum(-1, keepdim=True)
     dd2 = 2 * (D.unsqueeze(1) * dD).sum(-1, keepdim=True)
 
-    a = d2 if primal.scalars is None else torch.cat([d2, primal.scalars], -1)
-    da = dd2
+    a, da = d2, dd2
     if primal.scalars is not None:
         moved = tangent.scalars
         if moved is None:
             moved = dd2.new_zeros(*dd2.shape[:2], primal.scalars.shape[1])
-        da = torch.cat([dd2, moved], -1)
+        a, da = torch.cat([d2, primal.scalars], -1), torch.cat([dd2, moved], -1)
+    s = None if primal.envelope is None else primal.envelope.unsqueeze(1)
+    ds = None if tangent.envelope is None else tangent.envelope.unsqueeze(2)
 
-    z = edge_linear(primal.receiver, primal.sender, a, network.scalar_weight, edges)
-    dz = linear(da, network.scalar_weight)
-    if tangent.receiver is not None:
-        dz = dz + gather(tangent.receiver, edges, "receiver")
-    if tangent.sender is not None:
-        dz = dz + gather(tangent.sender, edges)
-
-    m, dm = dual_silu(z, dz)
-    m, dm = dual_silu(*_layer(m, dm, network.message_weight, network.message_bias))
-    if network.attention is not None:
-        m, dm = _gated(m, dm, network.attention)
-
-    c, dc = dual_silu(*_layer(m, dm, network.coordinate_weight, network.coordinate_bias))
-    c, dc = linear(c, network.coordinate_out), linear(dc, network.coordinate_out)
+    is_plain = tangent.x.shape[1] > 1 or is_watched(primal.x)
+    dual_edge_mlp = composed_dual if is_plain else by_hand.dual_edge_mlp
+    c, message, dc, dmessage = dual_edge_mlp(
+        Inputs(primal.receiver, primal.sender, a, s),
+        Tangents(tangent.receiver, tangent.sender, da, ds),
+        network,
+        edges,
+    )
     if network.coordinate_range is not None:
         R = network.coordinate_range
         c = R * torch.tanh(c)
         dc = (R - c.square() / R).unsqueeze(1) * dc
-
     if network.stabilized:
         d = (d2 + DISTANCE_EPSILON).sqrt()
         inverse = 1 / (d + 1)
@@ -104,33 +95,16 @@ def egcl_messages_dual(
     else:
         degree = _degree(edges, c)
         c, dc = c / degree, dc / degree.unsqueeze(1)
-    if network.inference is not None:
-        m, dm = _gated(m, dm, network.inference)
-    if primal.envelope is not None:
-        s, ds = primal.envelope.unsqueeze(1), tangent.envelope
-        m, dm = _weighted(m, dm, s, ds)
-        c, dc = _weighted(c, dc, s, ds)
+    if s is not None:
+        moved = dc * s.unsqueeze(1)
+        dc = moved if ds is None else moved + c.unsqueeze(1) * ds
+        c = c * s
     return MessageDual(
         segment_sum(-c * D, edges),
-        segment_sum(m, edges),
+        message,
         segment_sum(-(dc * D.unsqueeze(1) + c.unsqueeze(1) * dD), edges),
-        segment_sum(dm, edges),
+        dmessage,
     )
-
-
-def _layer(m: Tensor, dm: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return linear(m, weight, bias), linear(dm, weight)
-
-
-def _gated(m: Tensor, dm: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
-    g = gate(m)
-    dg = (g * (1 - g)).unsqueeze(1) * linear(dm, gate.weight)
-    return m * g, dm * g.unsqueeze(1) + m.unsqueeze(1) * dg
-
-
-def _weighted(m: Tensor, dm: Tensor, s: Tensor, ds: Tensor | None) -> tuple[Tensor, Tensor]:
-    moved = dm * s.unsqueeze(1)
-    return m * s, moved if ds is None else moved + m.unsqueeze(1) * ds.unsqueeze(-1)
 
 
 def _degree(edges: Edges, like: Tensor) -> Tensor:

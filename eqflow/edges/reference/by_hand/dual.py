@@ -1,0 +1,247 @@
+r"""The wide part of a message pass with one tangent, differentiated by hand.
+
+Value and tangent are the two halves of each tensor, so that a layer is one product of matrices. See
+`value` for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqflow.edges.graph import Block, Edges
+from eqflow.edges.network import EdgeNetwork, Gate
+from eqflow.edges.reference.by_hand.parts import (
+    Kept,
+    WeightGradients,
+    blocks_of,
+    first_layer,
+    is_watched_backward,
+    plain_backward,
+    slope_times,
+)
+from eqflow.edges.reference.edge_mlp import Inputs, Tangents, composed_dual
+
+
+def dual_edge_mlp(
+    inputs: Inputs, tangents: Tangents, network: EdgeNetwork, edges: Edges
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`φ`, `M` and their derivatives along one direction, as `edge_mlp.composed_dual`."""
+    along = [None if part is None else part.squeeze(1) for part in tangents]
+    phi, total, dphi, dtotal = _DualEdgeMLP.apply(
+        edges, network, *inputs, *along, *network.tensors()
+    )
+    return phi, total, dphi.unsqueeze(1), dtotal.unsqueeze(1)
+
+
+class _DualEdgeMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, *tensors: Tensor) -> Any:
+        inputs, tangents = Inputs(*tensors[:4]), Tangents(*tensors[4:8])
+        net = network.with_tensors(tensors[8:])
+        phi, dphi = inputs.scalars.new_empty(2, edges.count, 1)
+        total, dtotal = inputs.receiver.new_zeros(2, *inputs.receiver.shape)
+        ctx.kept = []
+        for block in blocks_of(edges):
+            state = _DualForward(block, inputs, tangents, net)
+            phi[block.rows], dphi[block.rows] = (state.hidden @ net.coordinate_out.t()).chunk(2)
+            if any(ctx.needs_input_grad):
+                ctx.kept.append((state.z2, state.z3))
+            m, dm = state.sent(inputs, tangents).chunk(2)
+            block.add_to_receivers(total, m)
+            block.add_to_receivers(dtotal, dm)
+        ctx.edges, ctx.network = edges, network
+        ctx.save_for_backward(*tensors)
+        return phi, total, dphi, dtotal
+
+    @staticmethod
+    def backward(ctx: Any, g_phi: Tensor, g_total: Tensor, g_dphi: Tensor, g_dtotal: Tensor) -> Any:
+        tensors = ctx.saved_tensors
+        edges = ctx.edges
+        inputs, tangents = Inputs(*tensors[:4]), Tangents(*tensors[4:8])
+        net = ctx.network.with_tensors(tensors[8:])
+        covectors = (g_phi, g_total, g_dphi, g_dtotal)
+        if is_watched_backward(*covectors):
+
+            def plain(parts: list[Tensor]) -> tuple[Tensor, ...]:
+                along = (None if part is None else part.unsqueeze(1) for part in parts[4:8])
+                phi, total, dphi, dtotal = composed_dual(
+                    Inputs(*parts[:4]),
+                    Tangents(*along),
+                    ctx.network.with_tensors(parts[8:]),
+                    edges,
+                )
+                return phi, total, dphi.squeeze(1), dtotal.squeeze(1)
+
+            return None, None, *plain_backward(ctx, plain, covectors)
+        after = WeightGradients(net)
+        g_receiver, g_sender, g_dreceiver, g_dsender = inputs.receiver.new_zeros(
+            4, *inputs.receiver.shape
+        )
+        g_scalars, g_dscalars = inputs.scalars.new_empty(2, *inputs.scalars.shape)
+        g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
+        g_dweight = None if tangents.weight is None else torch.empty_like(tangents.weight)
+
+        for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
+            state = _DualForward(block, inputs, tangents, net, kept)
+            rows = block.rows
+            g_both = torch.cat([g.index_select(0, block.receiver) for g in (g_total, g_dtotal)])
+            if inputs.weight is not None and g_weight is not None:
+                g_s, g_ds = g_weight[rows], None if g_dweight is None else g_dweight[rows]
+                ds = None if tangents.weight is None else tangents.weight[rows]
+                _unweigh(g_both, state.gated(), inputs.weight[rows], ds, g_s, g_ds)
+            if net.inference is not None and state.g_i is not None:
+                g_both = after.dual_gate("inference", net.inference, state.m, state.g_i, g_both)
+
+            here = torch.cat([g_phi[rows], g_dphi[rows]])
+            after.add("coordinate_out", here.t() @ state.hidden)
+            g_z3 = _through_activation(here * net.coordinate_out, state.z3)
+            after.dual_layer("coordinate", state.m, g_z3)
+            g_both.addmm_(g_z3, net.coordinate_weight)
+            if net.attention is not None and state.g_a is not None:
+                g_both = after.dual_gate("attention", net.attention, state.m0, state.g_a, g_both)
+            g_z2 = _through_activation(g_both, state.z2)
+            after.dual_layer("message", state.h, g_z2)
+            g_z1 = _through_activation(g_z2 @ net.message_weight, state.z1)
+
+            g_z1, g_dz1 = g_z1.chunk(2)
+            after.add("scalar_weight", g_z1.t() @ inputs.scalars[rows])
+            after.add("scalar_weight", g_dz1.t() @ tangents.scalars[rows])
+            g_scalars[rows] = g_z1 @ net.scalar_weight
+            g_dscalars[rows] = g_dz1 @ net.scalar_weight
+            block.add_to_receivers(g_receiver, g_z1)
+            g_sender.index_add_(0, block.sender, g_z1)
+            if tangents.receiver is not None:
+                block.add_to_receivers(g_dreceiver, g_dz1)
+            if tangents.sender is not None:
+                g_dsender.index_add_(0, block.sender, g_dz1)
+        return (
+            *(None, None),
+            *(g_receiver, g_sender, g_scalars, g_weight),
+            None if tangents.receiver is None else g_dreceiver,
+            None if tangents.sender is None else g_dsender,
+            *(g_dscalars, g_dweight),
+            *after.all(),
+        )
+
+
+class _DualForward:
+    """The formulas and their tangent: two halves of each tensor, so that a layer is one product."""
+
+    def __init__(
+        self,
+        block: Block,
+        inputs: Inputs,
+        tangents: Tangents,
+        net: EdgeNetwork,
+        kept: Kept | None = None,
+    ) -> None:
+        self.block = block
+        z = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
+        dz = first_layer(block, tangents.receiver, tangents.sender, tangents.scalars, net)
+        self.z1 = torch.cat([z, dz])
+        self.h = _activated(self.z1)
+        if kept is None:
+            self.z2 = _dual_layer(self.h, net.message_weight, net.message_bias)
+        else:
+            self.z2 = kept[0]
+        self.m = self.m0 = _activated(self.z2)
+        self.g_a = self.g_i = None
+        if net.attention is not None:
+            self.g_a = _dual_gate(net.attention, self.m0)
+            self.m = _gated(self.m0, self.g_a)
+        if kept is None:
+            self.z3 = _dual_layer(self.m, net.coordinate_weight, net.coordinate_bias)
+        else:
+            self.z3 = kept[1]
+        self.hidden = _activated(self.z3)
+        if net.inference is not None:
+            self.g_i = _dual_gate(net.inference, self.m)
+
+    def gated(self) -> Tensor:
+        """`g_i m` and its tangent."""
+        return self.m if self.g_i is None else _gated(self.m, self.g_i)
+
+    def sent(self, inputs: Inputs, tangents: Tangents) -> Tensor:
+        """`s g_i m` and its tangent."""
+        both = self.gated()
+        if inputs.weight is None:
+            return both
+        m, dm = both.chunk(2)
+        s = inputs.weight[self.block.rows]
+        moved = dm * s
+        if tangents.weight is not None:
+            moved.addcmul_(m, tangents.weight[self.block.rows])
+        return torch.cat([m * s, moved])
+
+
+def _dual_layer(both: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`W m + b` above `W dm`."""
+    z = both @ weight.t()
+    z[: len(z) // 2] += bias
+    return z
+
+
+def _activated(z_both: Tensor) -> Tensor:
+    """`silu(z)` above `silu'(z) dz`."""
+    both = torch.empty_like(z_both)
+    (z, dz), (upper, lower) = z_both.chunk(2), both.chunk(2)
+    torch.ops.aten.silu.out(z, out=upper)
+    slope_times.grad_input(dz, z, grad_input=lower)
+    return both
+
+
+def _through_activation(g_both: Tensor, z_both: Tensor) -> Tensor:
+    """`g_z` above `g_dz`; `f'' = σ (1 − σ) (2 + z (1 − 2σ))`."""
+    z, dz = z_both.chunk(2)
+    g_h, g_dh = g_both.chunk(2)
+    found = torch.empty_like(g_both)
+    upper, lower = found.chunk(2)
+    sigma = torch.sigmoid(z)
+    torch.addcmul(z, sigma, z, value=-2, out=upper)
+    upper += 2
+    upper *= sigma - sigma.square()
+    upper *= dz
+    upper *= g_dh
+    upper += slope_times(g_h, z)
+    slope_times.grad_input(g_dh, z, grad_input=lower)
+    return found
+
+
+def _dual_gate(gate: Gate, both: Tensor) -> Tensor:
+    """Gate and tangent of its logit, (E, 2)."""
+    logits, moved = (both @ gate.weight.t()).chunk(2)
+    return torch.cat([torch.sigmoid(logits + gate.bias), moved], 1)
+
+
+def _gated(both: Tensor, gates: Tensor) -> Tensor:
+    """`g m` above `g dm + dg m`, with `dg = g (1 − g) dl`."""
+    found = torch.empty_like(both)
+    (m, dm), (upper, lower) = both.chunk(2), found.chunk(2)
+    g, dl = gates[:, :1], gates[:, 1:]
+    torch.mul(m, g, out=upper)
+    torch.mul(dm, g, out=lower)
+    lower.addcmul_(m, g * (1 - g) * dl)
+    return found
+
+
+def _unweigh(
+    g_both: Tensor,
+    sent: Tensor,
+    s: Tensor,
+    ds: Tensor | None,
+    g_s: Tensor,
+    g_ds: Tensor | None,
+) -> None:
+    """Back through `y = s m`, `dy = s dm + ds m`, in place; fills `g_s` and `g_ds`."""
+    m, dm = sent.chunk(2)
+    g_y, g_dy = g_both.chunk(2)
+    torch.add((g_y * m).sum(-1, keepdim=True), (g_dy * dm).sum(-1, keepdim=True), out=g_s)
+    g_y *= s
+    if ds is not None:
+        g_y.addcmul_(g_dy, ds)
+    if g_ds is not None:
+        torch.sum(g_dy * m, -1, keepdim=True, out=g_ds)
+    g_dy *= s

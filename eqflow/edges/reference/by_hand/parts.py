@@ -1,0 +1,131 @@
+"""What both hand-written passes are made of: blocks, the first layer, derivatives of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqflow.edges.graph import Block, Edges
+from eqflow.edges.network import EdgeNetwork, Gate
+
+# Edges taken together: on a CPU as many as its cache holds, on a GPU as few launches as can be.
+CPU_BLOCK = 2048
+GPU_BLOCK = 2**20
+
+Gradients = list[Tensor | None]
+Kept = tuple[Tensor, Tensor]
+slope_times = torch.ops.aten.silu_backward
+
+
+def blocks_of(edges: Edges) -> list[Block]:
+    """The edges in the portions they are gone through."""
+    return edges.blocks(GPU_BLOCK if edges.sender.is_cuda else CPU_BLOCK)
+
+
+def first_layer(
+    block: Block, receiver: Tensor | None, sender: Tensor | None, a: Tensor, net: EdgeNetwork
+) -> Tensor:
+    """`p_r + q_c + W_a a`."""
+    a, weight = a[block.rows], net.scalar_weight.t()
+    z = a @ weight
+    if receiver is not None:
+        z += receiver.index_select(0, block.receiver)
+    if sender is not None:
+        z += sender.index_select(0, block.sender)
+    return z
+
+
+def layer(m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`W m + b`."""
+    return torch.addmm(bias, m, weight.t())
+
+
+class WeightGradients:
+    """Derivatives of the loss by the weights of a network, summed on the way back."""
+
+    def __init__(self, network: EdgeNetwork) -> None:
+        names = ["scalar_weight", "message", "message_bias", "coordinate", "coordinate_bias"]
+        names += ["coordinate_out"]
+        gates = [name for name in ("attention", "inference") if getattr(network, name)]
+        names += [name for gate in gates for name in (gate, f"{gate}_bias")]
+        weights = zip(names, network.tensors(), strict=True)
+        self.found = {name: torch.zeros_like(weight) for name, weight in weights}
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        """One block's part."""
+        self.found[name] += gradient
+
+    def all(self) -> Gradients:
+        """In the order of `EdgeNetwork.tensors`."""
+        return list(self.found.values())
+
+    def layer(self, name: str, m: Tensor, g_z: Tensor) -> None:
+        """Of `z = W m + b`."""
+        self.add(name, g_z.t() @ m)
+        self.add(f"{name}_bias", g_z.sum(0))
+
+    def dual_layer(self, name: str, both: Tensor, g_both: Tensor) -> None:
+        """Of `z = W m + b` and `dz = W dm`."""
+        self.add(name, g_both.t() @ both)
+        self.add(f"{name}_bias", g_both[: len(g_both) // 2].sum(0))
+
+    def gate(self, name: str, gate: Gate, m: Tensor, g: Tensor, g_y: Tensor) -> Tensor:
+        """Of `y = g(m) m`; returns `g_m`."""
+        g_logit = (g_y * m).sum(-1, keepdim=True) * (g * (1 - g))
+        self.layer(name, m, g_logit)
+        return torch.addmm(g_y * g, g_logit, gate.weight)
+
+    def dual_gate(
+        self, name: str, gate: Gate, both: Tensor, gates: Tensor, g_both: Tensor
+    ) -> Tensor:
+        """Of `y = g m` and `dy = g dm + dg m`, `dg = g (1 − g) dl`; returns `g_m` and `g_dm`."""
+        m, dm = both.chunk(2)
+        g, dl = gates.unbind(1)
+        g, dl = g.unsqueeze(1), dl.unsqueeze(1)
+        slope = g * (1 - g)
+        g_y, g_dy = g_both.chunk(2)
+        g_dg = (g_dy * m).sum(-1, keepdim=True)
+        g_gate = (g_y * m).sum(-1, keepdim=True) + (g_dy * dm).sum(-1, keepdim=True)
+        g_l = g_gate * slope + g_dg * dl * slope * (1 - 2 * g)
+        g_dl = g_dg * slope
+        g_ls = torch.cat([g_l, g_dl])
+        self.dual_layer(name, both, g_ls)
+        found = g_ls @ gate.weight
+        g_m, g_dm = found.chunk(2)
+        g_m.addcmul_(g_y, g).addcmul_(g_dy, slope * dl)
+        g_dm.addcmul_(g_dy, g)
+        return found
+
+
+def is_watched_backward(*covectors: Tensor) -> bool:
+    """Whether a backward pass is to be differentiated, or batched by `is_grads_batched`."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or any(batched(covector) for covector in covectors)
+
+
+def plain_backward(
+    ctx: Any, formulas: Callable[[list[Tensor]], tuple[Tensor, ...]], covectors: tuple[Tensor, ...]
+) -> Gradients:
+    """Derivatives of the loss by all saved tensors, in operations torch differentiates at will."""
+    # Stand-ins: one input may depend on another, as on weights of an earlier step of a solve.
+    with torch.enable_grad():
+        tensors: list[Any] = [
+            part if part is None else part.view_as(part) for part in ctx.saved_tensors
+        ]
+    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(
+            formulas(tensors),
+            [tensors[k] for k in wanted],
+            covectors,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    found: Gradients = [None] * len(tensors)
+    for k, gradient in zip(wanted, gradients, strict=True):
+        found[k] = gradient
+    return found

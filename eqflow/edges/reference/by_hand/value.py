@@ -1,0 +1,132 @@
+r"""The wide part of a message pass, derivatives written by hand, a block of edges at a time.
+
+Autograd keeps every intermediate of the formulas, each as large as edges times features, and walks
+through memory for each. Here a block of receivers with their edges goes through all formulas while
+it is in the processor's cache. Of that size only the inputs of two activations are kept, which
+saves the backward pass the products; the rest it evaluates again, a block at a time, and follows
+the chain rule line by line. `z, m` are values, `dz, dm` their tangents along one direction, and
+`g_m` is the derivative of the loss by `m`.
+
+Where the backward pass is itself to be differentiated or batched, that of the plain formulas of
+`edge_mlp` runs instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from eqflow.edges.graph import Block, Edges
+from eqflow.edges.network import EdgeNetwork
+from eqflow.edges.reference.by_hand.parts import (
+    Kept,
+    WeightGradients,
+    blocks_of,
+    first_layer,
+    is_watched_backward,
+    layer,
+    plain_backward,
+    slope_times,
+)
+from eqflow.edges.reference.edge_mlp import Inputs, composed
+
+
+def edge_mlp(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
+    """`φ` (E, 1) and `M` (N, F), as `edge_mlp.composed`."""
+    phi, total = _EdgeMLP.apply(edges, network, *inputs, *network.tensors())
+    return phi, total
+
+
+class _EdgeMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, *tensors: Tensor) -> Any:
+        inputs, net = Inputs(*tensors[:4]), network.with_tensors(tensors[4:])
+        phi = inputs.scalars.new_empty(edges.count, 1)
+        total = torch.zeros_like(inputs.receiver)
+        ctx.kept = []
+        for block in blocks_of(edges):
+            state = _Forward(block, inputs, net)
+            phi[block.rows] = state.hidden @ net.coordinate_out.t()
+            block.add_to_receivers(total, state.sent(inputs))
+            if any(ctx.needs_input_grad):
+                ctx.kept.append((state.z2, state.z3))
+        ctx.edges, ctx.network = edges, network
+        ctx.save_for_backward(*tensors)
+        return phi, total
+
+    @staticmethod
+    def backward(ctx: Any, g_phi: Tensor, g_total: Tensor) -> Any:
+        tensors = ctx.saved_tensors
+        edges = ctx.edges
+        if is_watched_backward(g_phi, g_total):
+
+            def plain(parts: list[Tensor]) -> tuple[Tensor, ...]:
+                return composed(Inputs(*parts[:4]), ctx.network.with_tensors(parts[4:]), edges)
+
+            return None, None, *plain_backward(ctx, plain, (g_phi, g_total))
+        inputs, net = Inputs(*tensors[:4]), ctx.network.with_tensors(tensors[4:])
+        after = WeightGradients(net)
+        g_receiver, g_sender = torch.zeros_like(inputs.receiver), torch.zeros_like(inputs.sender)
+        g_scalars = torch.empty_like(inputs.scalars)
+        g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
+
+        for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
+            state = _Forward(block, inputs, net, kept)
+            g_m = g_total.index_select(0, block.receiver)
+            if inputs.weight is not None and g_weight is not None:
+                g_weight[block.rows] = (g_m * state.gated()).sum(-1, keepdim=True)
+                g_m *= inputs.weight[block.rows]
+            if net.inference is not None and state.g_i is not None:
+                g_m = after.gate("inference", net.inference, state.m, state.g_i, g_m)
+            here = g_phi[block.rows]
+            after.add("coordinate_out", here.t() @ state.hidden)
+            g_z3 = slope_times(here * net.coordinate_out, state.z3)
+            after.layer("coordinate", state.m, g_z3)
+            g_m.addmm_(g_z3, net.coordinate_weight)
+            if net.attention is not None and state.g_a is not None:
+                g_m = after.gate("attention", net.attention, state.m0, state.g_a, g_m)
+            g_z2 = slope_times(g_m, state.z2)
+            after.layer("message", state.h, g_z2)
+            g_z1 = slope_times(g_z2 @ net.message_weight, state.z1)
+
+            after.add("scalar_weight", g_z1.t() @ inputs.scalars[block.rows])
+            g_scalars[block.rows] = g_z1 @ net.scalar_weight
+            block.add_to_receivers(g_receiver, g_z1)
+            g_sender.index_add_(0, block.sender, g_z1)
+        return None, None, g_receiver, g_sender, g_scalars, g_weight, *after.all()
+
+
+class _Forward:
+    """The formulas on one block of edges, with what the way back needs."""
+
+    def __init__(
+        self, block: Block, inputs: Inputs, net: EdgeNetwork, kept: Kept | None = None
+    ) -> None:
+        self.block = block
+        self.z1 = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
+        self.h = silu(self.z1)
+        self.z2 = layer(self.h, net.message_weight, net.message_bias) if kept is None else kept[0]
+        self.m = self.m0 = silu(self.z2)
+        self.g_a = self.g_i = None
+        if net.attention is not None:
+            self.g_a = net.attention(self.m0)
+            self.m = self.m0 * self.g_a
+        if kept is None:
+            self.z3 = layer(self.m, net.coordinate_weight, net.coordinate_bias)
+        else:
+            self.z3 = kept[1]
+        self.hidden = silu(self.z3)
+        if net.inference is not None:
+            self.g_i = net.inference(self.m)
+
+    def gated(self) -> Tensor:
+        """`g_i m`."""
+        return self.m if self.g_i is None else self.m * self.g_i
+
+    def sent(self, inputs: Inputs) -> Tensor:
+        """`s g_i m`."""
+        m = self.gated()
+        return m if inputs.weight is None else m * inputs.weight[self.block.rows]

@@ -1,0 +1,58 @@
+r"""Each evaluation of the right-hand side forgotten after use, and repeated in the backward pass.
+
+The state of a flow is tiny against what one evaluation of its field keeps for the derivative. Kept
+are therefore only `(t, y)` of each evaluation: the memory is that of one evaluation and the states,
+the gradient exactly that of the steps taken, unlike the adjoint's, which is that of the limit of
+small steps. `torch.utils.checkpoint` does not serve: a field may itself call `torch.autograd.grad`,
+for the trace of its Jacobian, in a graph of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eqflow.flows.evaluation import VectorField
+
+
+def recomputed(field: VectorField, parameters: tuple[nn.Parameter, ...]) -> VectorField:
+    """`field`, differentiable by the state and by those parameters that ask for it.
+
+    Args:
+        field: Takes a time and a packed state, shape (M,); draws no random numbers.
+        parameters: What its value depends on besides.
+    """
+    wanted = tuple(parameter for parameter in parameters if parameter.requires_grad)
+
+    def evaluate(t: Tensor, y: Tensor) -> Tensor:
+        derivative: Tensor = _Recomputed.apply(field, t, y, *wanted)
+        return derivative
+
+    return evaluate
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, field: VectorField, t: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.field = field
+        # Saved, parameters are watched: changed before the backward pass, they raise.
+        ctx.save_for_backward(t, y, *parameters)
+        return field(t, y)
+
+    @staticmethod
+    def backward(ctx: Any, covector: Tensor) -> tuple[Tensor | None, ...]:
+        t, y, *parameters = ctx.saved_tensors
+        twice = torch.is_grad_enabled()
+        if not (twice and y.requires_grad):
+            y = y.detach().requires_grad_()
+        with torch.enable_grad():
+            derivative = ctx.field(t, y)
+        inputs = [y, *parameters]
+        if not derivative.requires_grad:
+            return (None,) * (2 + len(inputs))
+        gradients = torch.autograd.grad(
+            derivative, inputs, covector, create_graph=twice, allow_unused=True
+        )
+        return None, None, *gradients

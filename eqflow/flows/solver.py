@@ -1,0 +1,143 @@
+"""How to integrate, and how an integration ended: plain values, without any algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from torch import Tensor
+
+from eqflow.errors import SolverFailed, UsageError
+
+ADAPTIVE = ("dopri5", "adaptive_heun")
+FIXED = ("rk4", "heun", "midpoint", "euler")
+IMPLEMENTATIONS = ("eqflow", "torchdiffeq")
+GRADIENTS = ("direct", "checkpoint", "adjoint")
+
+State = tuple[Tensor, ...]
+RightHandSide = Callable[[Tensor, State], State]
+
+
+class Status(Enum):
+    """How an integration ended; the value is its message."""
+
+    SUCCESS = "reached the last time"
+    NON_FINITE = "the state or its derivative is not finite"
+    STEP_LIMIT = "more evaluations than solver.step_limit"
+    UNDERFLOW = "the step size fell below the resolution of time: the problem is stiff or singular"
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How to integrate.
+
+    Attributes:
+        method: "dopri5" or "adaptive_heun" (adaptive); "rk4" (the 3/8 rule), "heun", "midpoint" or
+            "euler" (fixed steps).
+        rtol, atol: Relative and absolute tolerance of an adaptive method, on the root mean square
+            of each cloud's rows and on each per-cloud quantity, the worst cloud deciding.
+        steps: Number of steps of a fixed-step method over the whole interval; more where times
+            asked for in between are not on that grid.
+        step_limit: Most evaluations of the right-hand side in one integration, those of the
+            adjoint equation included, those that "checkpoint" repeats not.
+        gradient: "direct" differentiates the steps themselves; "checkpoint" does too, but keeps
+            only the state of each evaluation and repeats the evaluation in the backward pass: the
+            same gradient in about the memory of the adjoint; "adjoint" integrates the adjoint
+            equation backwards, in memory that does not grow with the number of steps.
+            The last two differentiate by the initial state and the parameters passed, no more.
+        implementation: Who takes the steps: "eqflow", or "torchdiffeq" for comparison.
+            "adaptive_heun" and the adjoint are torchdiffeq's in either case.
+        capture: Without gradients and on a GPU, record one fixed step as a CUDA graph and replay
+            it; the field must not choose its work by values, as one with a cutoff does. Recording
+            was never run: no GPU was at hand. On a CPU the same steps are taken unrecorded.
+
+    Raises:
+        UsageError: If a value is out of range; all problems are named at once.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    steps: int = 20
+    step_limit: int = 2000
+    gradient: Literal["direct", "checkpoint", "adjoint"] = "direct"
+    implementation: Literal["eqflow", "torchdiffeq"] = "eqflow"
+    capture: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        choices = {
+            "method": ADAPTIVE + FIXED,
+            "gradient": GRADIENTS,
+            "implementation": IMPLEMENTATIONS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                problems.append(
+                    f"solver.{name}: found {getattr(self, name)!r}, "
+                    f"expected one of {', '.join(known)}"
+                )
+        for name in ("rtol", "atol"):
+            if not getattr(self, name) > 0:
+                problems.append(f"solver.{name}: found {getattr(self, name)}, expected above 0")
+        for name in ("steps", "step_limit"):
+            if getattr(self, name) < 1:
+                problems.append(f"solver.{name}: found {getattr(self, name)}, expected at least 1")
+        if self.capture and (self.method not in FIXED or self.implementation != "eqflow"):
+            problems.append(
+                f"solver.capture: found true with {self.method} by {self.implementation}, "
+                f"expected a fixed-step method ({', '.join(FIXED)}) by eqflow"
+            )
+        if problems:
+            raise UsageError("; ".join(problems) + ".")
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the method chooses its own steps."""
+        return self.method in ADAPTIVE
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What an integration gave.
+
+    Attributes:
+        states: The state at each time asked for, stacked on a new first axis; where the status is
+            not SUCCESS, None.
+        status: How it ended.
+        time: Last time at which the right-hand side was evaluated.
+        evaluations: How often the right-hand side was evaluated.
+        at_fault: Clouds whose state or derivative was not finite, shape (K,), int64; empty where
+            the failure belongs to no cloud in particular.
+    """
+
+    states: State | None
+    status: Status
+    time: float
+    evaluations: int
+    at_fault: Tensor
+
+    def final(self) -> State:
+        """The state at the last time.
+
+        Raises:
+            SolverFailed: If the last time was not reached.
+        """
+        return tuple(part[-1] for part in self.require())
+
+    def require(self) -> State:
+        """The state at each time, as `states`.
+
+        Raises:
+            SolverFailed: If the last time was not reached.
+        """
+        if self.states is None:
+            clouds = f"; clouds at fault: {self.at_fault.tolist()}" if len(self.at_fault) else ""
+            raise SolverFailed(
+                f"integration stopped at t = {self.time:.4g} after {self.evaluations} evaluations: "
+                f"{self.status.value}{clouds}. Try a smaller tolerance, a larger solver.step_limit "
+                "or a fixed-step method."
+            )
+        return self.states
