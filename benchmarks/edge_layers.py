@@ -26,8 +26,8 @@ SHAPES = {
     "DW4, B = 1000": (lambda: torch.full((1000,), 4), 32, 3, 2),
     "LJ13, B = 256": (lambda: torch.full((256,), 13), 32, 3, 3),
     "LJ55, B = 32": (lambda: torch.full((32,), 55), 32, 3, 3),
-    "QM9, B = 64, n ≤ 29": (lambda: _drawn_sizes(64, 18, 3, 9, 29), 64, 6, 3),
-    "QM9, B = 32, n = 23 … 27": (lambda: _drawn_sizes(32, 25, 1.5, 23, 27), 64, 6, 3),
+    "QM9, B = 64, n ≤ 29": (lambda: drawn_sizes(64, 18, 3, 9, 29), 64, 6, 3),
+    "QM9, B = 32, n = 23 … 27": (lambda: drawn_sizes(32, 25, 1.5, 23, 27), 64, 6, 3),
 }
 # One molecule at a time and several together: a loop over directions gains most from a batch.
 EXACT_SHAPES = {
@@ -55,7 +55,7 @@ def _layers(sizes, width: int, layers: int, dimension: int, rounds: int) -> dict
     probe = Hutchinson().probes(x, clouds, rng.generator(0, "probe"))
 
     def port(moved: Tensor) -> Tensor:
-        return theirs.velocity(TIME, moved, row, col, clouds)
+        return theirs(TIME, moved, row, col, clouds)
 
     def port_trace(*, training: bool) -> tuple[Tensor, Tensor]:
         moved = x.clone().requires_grad_()
@@ -67,7 +67,8 @@ def _layers(sizes, width: int, layers: int, dimension: int, rounds: int) -> dict
         trace = Hutchinson()(velocity, x, clouds, probe)
         return trace.velocity, trace.estimates.sum()
 
-    error = float((port(x) - velocity(x)).abs().max() / velocity(x).abs().max())
+    with torch.no_grad():
+        error = float((port(x) - velocity(x)).abs().max() / velocity(x).abs().max())
     traces = port_trace(training=False)[1].detach(), my_trace()[1].detach()
     trace_error = float((traces[0] - traces[1]).abs() / traces[0].abs())
     cases = {
@@ -97,7 +98,7 @@ def _exact(count: int, points: int, width: int, layers: int, rounds: int) -> dic
     def loop() -> Tensor:
         """The published way: a graph of the graph for each of `n d` directions."""
         flat = x.reshape(count, -1).clone().requires_grad_()
-        value = theirs.velocity(TIME, flat.reshape(-1, 3), row, col, clouds).reshape(count, -1)
+        value = theirs(TIME, flat.reshape(-1, 3), row, col, clouds).reshape(count, -1)
         trace = torch.zeros(count)
         for k in range(flat.shape[1]):
             (rows,) = torch.autograd.grad(value[:, k].sum(), flat, create_graph=True)
@@ -122,7 +123,7 @@ def _pair(
 ) -> tuple[EGNNField, PublishedField, Tensor, Segments]:
     with rng.seeded(0, "weights"):
         mine = EGNNField(width=width, layers=layers)
-        theirs = PublishedField(1, dimension, width, layers)
+        theirs = PublishedField(width, layers)
     for layer in mine.egnn.layers:
         layer.coordinate_out.weight.data *= 300  # as after training, not as at its start
     theirs.copy_from(mine)
@@ -155,7 +156,8 @@ def _descend(model: torch.nn.Module, loss: Tensor) -> None:
     loss.backward()
 
 
-def _drawn_sizes(count: int, mean: float, spread: float, low: int, high: int) -> Tensor:
+def drawn_sizes(count: int, mean: float, spread: float, low: int, high: int) -> Tensor:
+    """Sizes of clouds as a data set of molecules has them, rounded and bounded."""
     drawn = rng.normal((count,), torch.zeros(()), rng.generator(0, "sizes"))
     return (mean + spread * drawn).round().clamp(low, high).long()
 

@@ -1,8 +1,9 @@
 """A direct port of the published flow's field and objective, written from its formulas.
 
-Per-edge concatenation `[h_i, h_j, d², d₀²]`, one index_add a reduction, edge lists made anew at
-each evaluation, torchdiffeq's adjoint with its default norm, one probe: what eqflow is compared to.
-Its weights can be copied from an `EGNNField`, so that both compute the same function.
+Per-edge concatenation `[h_i, h_j, d², d₀²]`, one index_add a reduction, torchdiffeq's adjoint with
+its default norm, one probe: what eqflow is compared to. The published code also makes its edge
+lists anew at each evaluation; here they are given, so that only the method is compared. Its weights
+can be copied from an `EGNNField`, so that both compute the same function.
 
 Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016.
 """
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint_adjoint
 
+from eqflow.edges import Edges
 from eqflow.geometry import Segments, centred
 from eqflow.nn import EGCL, EGNNField
 
@@ -64,23 +66,15 @@ class PublishedLayer(nn.Module):
 
 
 class PublishedField(nn.Module):
-    """The velocity on a flat batch of equal clouds, (B, n·d) as published."""
+    """The velocity of packed clouds, on edges given from outside."""
 
-    def __init__(self, points: int, dimension: int, width: int, layers: int) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.points, self.dimension = points, dimension
         self.embed = nn.Linear(1, width)
         self.layers = nn.ModuleList(PublishedLayer(width, 15 / layers) for _ in range(layers))
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        """Velocity, (B, n·d)."""
-        count = x.shape[0]
-        clouds = Segments.of_lengths(torch.full((count,), self.points))
-        flat = x.reshape(-1, self.dimension)
-        return self.velocity(t, flat, *self._pairs(count), clouds).reshape(x.shape)
-
-    def velocity(self, t: Tensor, x: Tensor, row: Tensor, col: Tensor, clouds: Segments) -> Tensor:
-        """Velocity (N, d) of packed clouds on given edges."""
+    def forward(self, t: Tensor, x: Tensor, row: Tensor, col: Tensor, clouds: Segments) -> Tensor:
+        """Velocity, (N, d)."""
         d0 = (x[row] - x[col]).square().sum(-1, keepdim=True)
         h = self.embed(torch.ones(len(x), 1, dtype=x.dtype) * t)
         y = x
@@ -94,25 +88,14 @@ class PublishedField(nn.Module):
         for mine, theirs in zip(self.layers, field.egnn.layers, strict=True):
             mine.copy_from(theirs)
 
-    def _pairs(self, count: int) -> tuple[Tensor, Tensor]:
-        rows, cols = [], []
-        for i in range(self.points):
-            for j in range(self.points):
-                if i != j:
-                    rows.append(i)
-                    cols.append(j)
-        start = torch.arange(count).unsqueeze(1) * self.points
-        row = (torch.tensor(rows) + start).reshape(-1)
-        col = (torch.tensor(cols) + start).reshape(-1)
-        return row, col
-
 
 class PublishedDynamics(nn.Module):
     """State and log-density together, one fixed probe."""
 
-    def __init__(self, field: PublishedField, probe: Tensor) -> None:
+    def __init__(self, field: PublishedField, probe: Tensor, edges: Edges) -> None:
         super().__init__()
         self.field, self.probe = field, probe
+        self.graph = edges.receiver, edges.sender, edges.clouds
         self.evaluations = 0
 
     def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -120,28 +103,25 @@ class PublishedDynamics(nn.Module):
         self.evaluations += 1
         with torch.enable_grad():
             x = state[0].requires_grad_(True)
-            v = self.field(t, x)
+            v = self.field(t, x, *self.graph)
             (row,) = torch.autograd.grad(v, x, self.probe, create_graph=True)
-        return v, (row * self.probe).sum(-1, keepdim=True)
+        return v, self.graph[2].sum((row * self.probe).sum(-1, keepdim=True))
 
 
 def published_loss(
-    field: PublishedField, x: Tensor, probe: Tensor, tolerance: float
+    field: PublishedField, x: Tensor, probe: Tensor, edges: Edges, tolerance: float
 ) -> tuple[Tensor, PublishedDynamics]:
-    """Mean negative log-likelihood of flat centred clouds, as published: dopri5, adjoint."""
-    dynamics = PublishedDynamics(field, probe)
+    """Mean negative log-likelihood of centred clouds, as published: dopri5, adjoint."""
+    dynamics = PublishedDynamics(field, probe, edges)
     times = torch.tensor([0.0, 1.0], dtype=x.dtype)
     z, trace = odeint_adjoint(
         dynamics,
-        (x, torch.zeros(len(x), 1, dtype=x.dtype)),
+        (x, x.new_zeros(edges.clouds.count, 1)),
         times,
         rtol=tolerance,
         atol=tolerance,
         method="dopri5",
     )
-    freedom = (field.points - 1) * field.dimension
-    base = -0.5 * z[-1].square().sum(-1) - 0.5 * freedom * math.log(2 * math.pi)
+    freedom = (edges.clouds.lengths - 1) * x.shape[1]
+    base = -0.5 * edges.clouds.sum(z[-1].square().sum(-1)) - 0.5 * freedom * math.log(2 * math.pi)
     return -(base + trace[-1].squeeze(-1)).mean(), dynamics
-
-
-__all__ = ["PublishedField", "published_loss"]
