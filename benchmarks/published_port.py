@@ -76,7 +76,7 @@ class PublishedField(nn.Module):
     def forward(self, t: Tensor, x: Tensor, row: Tensor, col: Tensor, clouds: Segments) -> Tensor:
         """Velocity, (N, d)."""
         d0 = (x[row] - x[col]).square().sum(-1, keepdim=True)
-        h = self.embed(torch.ones(len(x), 1, dtype=x.dtype) * t)
+        h = self.embed(x.new_ones(len(x), 1) * t)
         y = x
         for layer in self.layers:
             y, h = layer(y, h, row, col, d0)

@@ -12,6 +12,8 @@ from eqflow.edges.primitives import (
     segment_softmax,
     weighted_difference,
 )
+from eqflow.edges.reference import by_hand
+from eqflow.edges.reference.edge_mlp import is_watched
 
 
 def attention_weights(query: Tensor, key: Tensor, edges: Edges, normaliser: str) -> Tensor:
@@ -25,4 +27,13 @@ def attention_diffusion(
     query: Tensor, key: Tensor, x: Tensor, edges: Edges, normaliser: str
 ) -> Tensor:
     """`Σ_e a_e (x_c − x_r)`."""
+    if is_watched(x):
+        return composed(query, key, x, edges, normaliser)
+    return by_hand.attention_diffusion(query, key, x, edges, normaliser, composed)
+
+
+def composed(query: Tensor, key: Tensor, x: Tensor, edges: Edges, normaliser: str) -> Tensor:
+    """What `attention_diffusion` means."""
+    if x.dim() == 3 and x.shape[1] == 1:
+        x = x.squeeze(1)
     return weighted_difference(attention_weights(query, key, edges, normaliser), x, edges)

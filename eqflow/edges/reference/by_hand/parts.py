@@ -25,6 +25,12 @@ def blocks_of(edges: Edges) -> list[Block]:
     return edges.blocks(GPU_BLOCK if edges.sender.is_cuda else CPU_BLOCK)
 
 
+def attention_blocks_of(edges: Edges, query: Tensor, x: Tensor) -> list[Block]:
+    """The edges in portions whose rows of queries and values fill as much of a cache."""
+    width = max(query.shape[1] * max(query.shape[2], x.shape[2]) // 64, 1)
+    return edges.blocks(GPU_BLOCK if x.is_cuda else max(CPU_BLOCK // width, 64))
+
+
 def first_layer(
     block: Block, receiver: Tensor | None, sender: Tensor | None, a: Tensor, net: EdgeNetwork
 ) -> Tensor:
@@ -107,15 +113,21 @@ def is_watched_backward(*covectors: Tensor) -> bool:
 
 
 def plain_backward(
-    ctx: Any, formulas: Callable[[list[Tensor]], tuple[Tensor, ...]], covectors: tuple[Tensor, ...]
+    ctx: Any,
+    formulas: Callable[[list[Tensor]], tuple[Tensor, ...]],
+    covectors: tuple[Tensor, ...],
+    skip: int = 2,
 ) -> Gradients:
-    """Derivatives of the loss by all saved tensors, in operations torch differentiates at will."""
+    """Derivatives of the loss by all saved tensors, in operations torch differentiates at will.
+
+    The saved tensors are the inputs but for the first `skip`.
+    """
     # Stand-ins: one input may depend on another, as on weights of an earlier step of a solve.
     with torch.enable_grad():
         tensors: list[Any] = [
             part if part is None else part.view_as(part) for part in ctx.saved_tensors
         ]
-    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[skip:]) if needed]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         gradients = torch.autograd.grad(
