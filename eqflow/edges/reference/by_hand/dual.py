@@ -45,13 +45,15 @@ class _DualEdgeMLP(torch.autograd.Function):
         total, dtotal = inputs.receiver.new_zeros(2, *inputs.receiver.shape)
         ctx.kept = []
         for block in blocks_of(edges):
-            state = _DualForward(block, inputs, tangents, net)
-            phi[block.rows], dphi[block.rows] = (state.hidden @ net.coordinate_out.t()).chunk(2)
-            if any(ctx.needs_input_grad):
-                ctx.kept.append((state.z2, state.z3))
-            m, dm = state.sent(inputs, tangents).chunk(2)
+            phis, both, kept = _forward(
+                block, inputs, tangents, net, keep=any(ctx.needs_input_grad)
+            )
+            phi[block.rows], dphi[block.rows] = phis.chunk(2)
+            m, dm = both.chunk(2)
             block.add_to_receivers(total, m)
             block.add_to_receivers(dtotal, dm)
+            if kept is not None:
+                ctx.kept.append(kept)
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors)
         return phi, total, dphi, dtotal
@@ -85,7 +87,7 @@ class _DualEdgeMLP(torch.autograd.Function):
         g_dweight = None if tangents.weight is None else torch.empty_like(tangents.weight)
 
         for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
-            state = _DualForward(block, inputs, tangents, net, kept)
+            state = _Again(block, inputs, tangents, net, kept)
             rows = block.rows
             g_both = torch.cat([g.index_select(0, block.receiver) for g in (g_total, g_dtotal)])
             if inputs.weight is not None and g_weight is not None:
@@ -127,36 +129,42 @@ class _DualEdgeMLP(torch.autograd.Function):
         )
 
 
-class _DualForward:
-    """The formulas and their tangent: two halves of each tensor, so that a layer is one product."""
+def _forward(
+    block: Block, inputs: Inputs, tangents: Tangents, net: EdgeNetwork, *, keep: bool
+) -> tuple[Tensor, Tensor, Kept | None]:
+    """`φ` and `s g_i m` of one block with their tangents, in place where nothing is kept."""
+    both = _activated(_z1(block, inputs, tangents, net), in_place=True)
+    z2 = _dual_layer(both, net.message_weight, net.message_bias)
+    both = _activated(z2, in_place=not keep)
+    if net.attention is not None:
+        _apply(both, _dual_gate(net.attention, both))
+    z3 = _dual_layer(both, net.coordinate_weight, net.coordinate_bias)
+    phis = _activated(z3, in_place=not keep) @ net.coordinate_out.t()
+    if net.inference is not None:
+        _apply(both, _dual_gate(net.inference, both))
+    if inputs.weight is not None:
+        m, dm = both.chunk(2)
+        s = inputs.weight[block.rows]
+        dm *= s
+        if tangents.weight is not None:
+            dm.addcmul_(m, tangents.weight[block.rows])
+        m *= s
+    return phis, both, (z2, z3) if keep else None
+
+
+class _Again:
+    """A block evaluated again on the way back, from what the way there kept."""
 
     def __init__(
-        self,
-        block: Block,
-        inputs: Inputs,
-        tangents: Tangents,
-        net: EdgeNetwork,
-        kept: Kept | None = None,
+        self, block: Block, inputs: Inputs, tangents: Tangents, net: EdgeNetwork, kept: Kept
     ) -> None:
-        self.block = block
-        z = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
-        dz = first_layer(block, tangents.receiver, tangents.sender, tangents.scalars, net)
-        self.z1 = torch.cat([z, dz])
-        self.h = _activated(self.z1)
-        if kept is None:
-            self.z2 = _dual_layer(self.h, net.message_weight, net.message_bias)
-        else:
-            self.z2 = kept[0]
-        self.m = self.m0 = _activated(self.z2)
-        self.g_a = self.g_i = None
+        self.z1 = _z1(block, inputs, tangents, net)
+        self.z2, self.z3 = kept
+        self.h, self.m0, self.hidden = map(_activated, (self.z1, self.z2, self.z3))
+        self.m, self.g_a, self.g_i = self.m0, None, None
         if net.attention is not None:
             self.g_a = _dual_gate(net.attention, self.m0)
             self.m = _gated(self.m0, self.g_a)
-        if kept is None:
-            self.z3 = _dual_layer(self.m, net.coordinate_weight, net.coordinate_bias)
-        else:
-            self.z3 = kept[1]
-        self.hidden = _activated(self.z3)
         if net.inference is not None:
             self.g_i = _dual_gate(net.inference, self.m)
 
@@ -164,17 +172,11 @@ class _DualForward:
         """`g_i m` and its tangent."""
         return self.m if self.g_i is None else _gated(self.m, self.g_i)
 
-    def sent(self, inputs: Inputs, tangents: Tangents) -> Tensor:
-        """`s g_i m` and its tangent."""
-        both = self.gated()
-        if inputs.weight is None:
-            return both
-        m, dm = both.chunk(2)
-        s = inputs.weight[self.block.rows]
-        moved = dm * s
-        if tangents.weight is not None:
-            moved.addcmul_(m, tangents.weight[self.block.rows])
-        return torch.cat([m * s, moved])
+
+def _z1(block: Block, inputs: Inputs, tangents: Tangents, net: EdgeNetwork) -> Tensor:
+    z = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
+    dz = first_layer(block, tangents.receiver, tangents.sender, tangents.scalars, net)
+    return torch.cat([z, dz])
 
 
 def _dual_layer(both: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -184,12 +186,12 @@ def _dual_layer(both: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return z
 
 
-def _activated(z_both: Tensor) -> Tensor:
+def _activated(z_both: Tensor, *, in_place: bool = False) -> Tensor:
     """`silu(z)` above `silu'(z) dz`."""
-    both = torch.empty_like(z_both)
+    both = z_both if in_place else torch.empty_like(z_both)
     (z, dz), (upper, lower) = z_both.chunk(2), both.chunk(2)
-    torch.ops.aten.silu.out(z, out=upper)
     slope_times.grad_input(dz, z, grad_input=lower)
+    torch.ops.aten.silu.out(z, out=upper)
     return both
 
 
@@ -218,13 +220,17 @@ def _dual_gate(gate: Gate, both: Tensor) -> Tensor:
 
 def _gated(both: Tensor, gates: Tensor) -> Tensor:
     """`g m` above `g dm + dg m`, with `dg = g (1 − g) dl`."""
-    found = torch.empty_like(both)
-    (m, dm), (upper, lower) = both.chunk(2), found.chunk(2)
-    g, dl = gates[:, :1], gates[:, 1:]
-    torch.mul(m, g, out=upper)
-    torch.mul(dm, g, out=lower)
-    lower.addcmul_(m, g * (1 - g) * dl)
+    found = both.clone()
+    _apply(found, gates)
     return found
+
+
+def _apply(both: Tensor, gates: Tensor) -> None:
+    """Make `both` what `_gated` gives."""
+    (m, dm), (g, dl) = both.chunk(2), gates.chunk(2, 1)
+    dm *= g
+    dm.addcmul_(m, g * (1 - g) * dl)
+    m *= g
 
 
 def _unweigh(

@@ -48,11 +48,9 @@ class _EdgeMLP(torch.autograd.Function):
         total = torch.zeros_like(inputs.receiver)
         ctx.kept = []
         for block in blocks_of(edges):
-            state = _Forward(block, inputs, net)
-            phi[block.rows] = state.hidden @ net.coordinate_out.t()
-            block.add_to_receivers(total, state.sent(inputs))
-            if any(ctx.needs_input_grad):
-                ctx.kept.append((state.z2, state.z3))
+            kept = _forward(block, inputs, net, phi, total, keep=any(ctx.needs_input_grad))
+            if kept is not None:
+                ctx.kept.append(kept)
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors)
         return phi, total
@@ -74,7 +72,7 @@ class _EdgeMLP(torch.autograd.Function):
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
 
         for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
-            state = _Forward(block, inputs, net, kept)
+            state = _Again(block, inputs, net, kept)
             g_m = g_total.index_select(0, block.receiver)
             if inputs.weight is not None and g_weight is not None:
                 g_weight[block.rows] = (g_m * state.gated()).sum(-1, keepdim=True)
@@ -99,34 +97,40 @@ class _EdgeMLP(torch.autograd.Function):
         return None, None, g_receiver, g_sender, g_scalars, g_weight, *after.all()
 
 
-class _Forward:
-    """The formulas on one block of edges, with what the way back needs."""
+def _forward(
+    block: Block, inputs: Inputs, net: EdgeNetwork, phi: Tensor, total: Tensor, *, keep: bool
+) -> Kept | None:
+    """The formulas on one block of edges, in place where nothing is kept: few tensors stay warm."""
+    h = silu(_z1(block, inputs, net), inplace=True)
+    z2 = layer(h, net.message_weight, net.message_bias)
+    m = silu(z2, inplace=not keep)
+    if net.attention is not None:
+        m *= net.attention(m)
+    z3 = layer(m, net.coordinate_weight, net.coordinate_bias)
+    torch.mm(silu(z3, inplace=not keep), net.coordinate_out.t(), out=phi[block.rows])
+    if net.inference is not None:
+        m *= net.inference(m)
+    if inputs.weight is not None:
+        m *= inputs.weight[block.rows]
+    block.add_to_receivers(total, m)
+    return (z2, z3) if keep else None
 
-    def __init__(
-        self, block: Block, inputs: Inputs, net: EdgeNetwork, kept: Kept | None = None
-    ) -> None:
-        self.block = block
-        self.z1 = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
-        self.h = silu(self.z1)
-        self.z2 = layer(self.h, net.message_weight, net.message_bias) if kept is None else kept[0]
-        self.m = self.m0 = silu(self.z2)
-        self.g_a = self.g_i = None
-        if net.attention is not None:
-            self.g_a = net.attention(self.m0)
-            self.m = self.m0 * self.g_a
-        if kept is None:
-            self.z3 = layer(self.m, net.coordinate_weight, net.coordinate_bias)
-        else:
-            self.z3 = kept[1]
-        self.hidden = silu(self.z3)
-        if net.inference is not None:
-            self.g_i = net.inference(self.m)
+
+class _Again:
+    """A block evaluated again on the way back, from what the way there kept."""
+
+    def __init__(self, block: Block, inputs: Inputs, net: EdgeNetwork, kept: Kept) -> None:
+        self.z1 = _z1(block, inputs, net)
+        self.z2, self.z3 = kept
+        self.h, self.m0, self.hidden = silu(self.z1), silu(self.z2), silu(self.z3)
+        self.g_a = None if net.attention is None else net.attention(self.m0)
+        self.m = self.m0 if self.g_a is None else self.m0 * self.g_a
+        self.g_i = None if net.inference is None else net.inference(self.m)
 
     def gated(self) -> Tensor:
         """`g_i m`."""
         return self.m if self.g_i is None else self.m * self.g_i
 
-    def sent(self, inputs: Inputs) -> Tensor:
-        """`s g_i m`."""
-        m = self.gated()
-        return m if inputs.weight is None else m * inputs.weight[self.block.rows]
+
+def _z1(block: Block, inputs: Inputs, net: EdgeNetwork) -> Tensor:
+    return first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
