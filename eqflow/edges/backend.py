@@ -1,8 +1,9 @@
 """Which implementation of an operation on edges runs: one dispatch for all of them.
 
 Unless a block says otherwise the device decides: Triton kernels where the tensors are on a GPU and
-Triton is installed, torch everywhere else. A backend says of each call whether it can do it; where
-it cannot, torch does, with one warning that says why, or an error where the block is `strict`.
+Triton is installed, torch everywhere else. A backend says of each call whether it can do it, and on
+a GPU whether its kernel passed a check there; where it cannot, torch does, with one warning that
+says why, or an error where the block is `strict`.
 """
 
 from __future__ import annotations
@@ -131,9 +132,12 @@ def run(operation: str, *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
         return getattr(_load("torch"), operation)(*arguments)  # the compiler fuses what it can
     first = arguments[0]
-    name = active_backend(first if isinstance(first, Tensor) else first.x)
+    like = first if isinstance(first, Tensor) else first.x
+    name = active_backend(like)
     if name != "torch":
         reason = _load(name).unsupported(operation, *arguments)
+        if reason is None and like.is_cuda:
+            reason = _load(name).unbelievable(operation, *arguments)
         if reason is not None:
             _leave_to_torch(operation, name, reason)
             name = "torch"

@@ -17,18 +17,12 @@ differentiated; training on a trace goes through `pushforward` or autograd.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
-from eqflow.edges import DISTANCE_EPSILON
 from eqflow.geometry import Segments
-from eqflow.nn.egcl import EGCL
 from eqflow.nn.egnn import EGNN
+from eqflow.nn.linearised import Linearised, differences, squared
 
 # Numbers in the largest temporary: what a core's cache holds, and what a GPU can spare.
 CPU_BUDGET = 2**19
@@ -71,10 +65,10 @@ class _Group:
 
     def __init__(self, egnn: EGNN, x: Tensor, h: Tensor, points: int, budget: int) -> None:
         start = x
-        a = _squared(_differences(x)) if egnn.input_distance else None
+        a = squared(differences(x)) if egnn.input_distance else None
         self.layers = []
         for layer in egnn.layers:
-            linearised = _Linearised.of(layer, x, h, a)
+            linearised = Linearised.of(layer, x, h, a)
             x, h = linearised.x, linearised.h
             self.layers.append(linearised)
         self.shift = x - start
@@ -98,246 +92,10 @@ class _Group:
         return last.trace_at(points, dx, dh, da)
 
 
-@dataclass
-class _Linearised:
-    r"""One layer at one state: B clouds of n points, receivers `r`, senders `s`, S directions.
-
-    With `z` the first pre-activation of an edge and slopes `σ'` of its activations, a message's
-    derivative is :math:`\partial m / \partial z = \mathrm{diag}(t) W \mathrm{diag}(s) + l ω^T` and
-    that of `φ_x(m)` the row `μ`: only the first costs a product of matrices.
-
-    Attributes:
-        layer: The layer.
-        x, h: State after it, (B, n, d) and (B, n, F).
-        difference: `x_s − x_r`, (B, n, n, d).
-        s, t: Slopes of the first activation, and of the second times the gate; (B, n, n, F).
-        lean, omega: `l` and `ω` of the gate, (B, n, n, F), or None.
-        mu: `∂φ_x / ∂z`, (B, n, n, F).
-        c: Coordinate weight divided by `d + 1` or `n − 1`, (B, n, n).
-        by_phi, by_d2: Its derivatives by the output of `φ_x` and, that output fixed, by `d²`.
-        node: Slope of the activation in `φ_h`, (B, n, F), or None where features stay.
-    """
-
-    layer: EGCL
-    x: Tensor
-    h: Tensor
-    difference: Tensor
-    s: Tensor
-    t: Tensor
-    lean: Tensor | None
-    omega: Tensor | None
-    mu: Tensor
-    c: Tensor
-    by_phi: Tensor
-    by_d2: Tensor
-    node: Tensor | None
-
-    @classmethod
-    def of(cls, layer: EGCL, x: Tensor, h: Tensor, a: Tensor | None) -> _Linearised:
-        """Evaluate the layer, keeping what its derivative needs."""
-        others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        difference = _differences(x)
-        d2 = _squared(difference)
-        scalars = d2.unsqueeze(-1) if a is None else torch.stack([d2, a], -1)
-        z = linear(scalars, layer.scalars.weight)
-        z += layer.receiver(h).unsqueeze(2)
-        z += layer.sender(h).unsqueeze(1)
-        m, s = _activated(z)
-        m, t = _activated(layer.message(m))
-        t *= others.unsqueeze(-1)
-        W = layer.message.weight
-
-        lean = omega = None
-        if layer.attention is not None:
-            gate = torch.sigmoid(layer.attention(m))
-            lean = m * (gate * (1 - gate))
-            omega = ((t * layer.attention.weight[0]) @ W).mul_(s)
-            t *= gate
-            m = m * gate
-        phi, slope = _activated(layer.coordinate(m))
-        nu = (slope * layer.coordinate_out.weight[0]) @ layer.coordinate.weight  # ∂φ/∂m
-        mu = ((t * nu) @ W).mul_(s)
-        if lean is not None and omega is not None:
-            mu += (nu * lean).sum(-1, keepdim=True) * omega
-
-        phi = layer.coordinate_out(phi).squeeze(-1)
-        by_phi = torch.ones_like(phi)
-        if layer.coordinate_range is not None:
-            phi = layer.coordinate_range * torch.tanh(phi)
-            by_phi = layer.coordinate_range - phi.square() / layer.coordinate_range
-        if layer.stabilized:
-            d = (d2 + DISTANCE_EPSILON).sqrt()
-            divided = others / (d + 1)
-            by_d2 = -phi * divided / (2 * d * (d + 1))
-        else:
-            divided = others / (x.shape[1] - 1)
-            by_d2 = torch.zeros_like(phi)
-        c = phi * divided
-        x = x + x * c.sum(2, keepdim=True) - c @ x  # −Σ c (x_s − x_r)
-
-        node = None
-        if layer.feature_update is not None:
-            total = torch.einsum("rs,brsf->brf", others, m)
-            inner, _, outer = layer.feature_update
-            value, node = _activated(inner(torch.cat([h, total], -1)))
-            h = h + outer(value)
-        return cls(
-            layer=layer,
-            x=x,
-            h=h,
-            difference=difference,
-            s=s,
-            t=t,
-            lean=lean,
-            omega=omega,
-            mu=mu,
-            c=c,
-            by_phi=by_phi * divided,
-            by_d2=by_d2,
-            node=node,
-        )
-
-    @cached_property
-    def by_scalars(self) -> list[Tensor]:
-        """`∂m / ∂(d², a)`, (B, n, n, F) each."""
-        return [self._by_scalar(column) for column in self.layer.scalars.weight.t()]
-
-    @cached_property
-    def phi_by_scalars(self) -> list[Tensor]:
-        """`∂φ_x / ∂(d², a)`, (B, n, n) each."""
-        return list((self.mu @ self.layer.scalars.weight).unbind(-1))
-
-    @cached_property
-    def by_distance(self) -> tuple[Tensor, Tensor]:
-        """`∂m/∂d²` (B, n, n, F) and `∂c/∂d²` (B, n, n) where `h` is fixed and `x` the input."""
-        gm = self._by_scalar(self.layer.scalars.weight.sum(1))
-        return gm, self.by_phi * sum(self.phi_by_scalars) + self.by_d2
-
-    def _by_scalar(self, column: Tensor) -> Tensor:
-        dm = linear(self.s * column, self.layer.message.weight).mul_(self.t)
-        if self.lean is not None and self.omega is not None:
-            dm += self.lean * (self.omega @ column).unsqueeze(-1)
-        return dm
-
-    def push_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer's tangents along the coordinates of some points.
-
-        Returns:
-            Positions (B, n, S, d) and features (B, n, S, F), with S = points · d.
-        """
-        gm, gc = self.by_distance
-        B, n, _, d = self.difference.shape
-        P = len(points)
-        along = torch.arange(P, device=points.device)
-        ahead = self.difference[:, :, points]  # ½ ∂d²_kp / ∂x_p, (B, n, P, d)
-        own = -self.difference[:, points]  # ½ ∂d²_ps / ∂x_p, (B, P, n, d)
-        eye = torch.eye(d, dtype=gc.dtype, device=gc.device)
-
-        # −∂(c D)_kb / ∂x_pa, at every k as a sender's effect, then at p as a receiver.
-        dx = -2 * torch.einsum("bkp,bkpa,bkpe->bkpae", gc[:, :, points], ahead, ahead)
-        dx -= self.c[:, :, points, None, None] * eye
-        at = 2 * torch.einsum("bps,bpsa,bpse->bpae", gc[:, points], own, own)
-        at += self.c[:, points].sum(2)[..., None, None] * eye
-        dx[:, points, along] = at + eye
-
-        reach = self._node(gm[:, :, points])  # the axes of a point differ by a factor
-        dh = 2 * ahead.unsqueeze(-1) * reach.unsqueeze(3)
-        total = 2 * torch.einsum("bpsa,bpsf->bpaf", own, gm[:, points])
-        dh[:, points, along] = self._node(total, points)
-        return dx.reshape(B, n, P * d, d), dh.reshape(B, n, P * d, -1)
-
-    def push(self, dx: Tensor, dh: Tensor, da: Tensor | None, budget: int) -> tuple[Tensor, Tensor]:
-        """Tangents after the layer of all nodes; `da` (B, n, n, S) are those of `a`."""
-        P = linear(dh, self.layer.receiver.weight)  # (B, r, S, F)
-        Q = linear(dh, self.layer.sender.weight)  # (B, s, S, F)
-        along = self.difference @ dx.transpose(2, 3)  # D · dx_r
-        dd2 = -2 * (along + along.transpose(1, 2))  # as D_sr = −D_rs
-        scalars = [dd2] if da is None else [dd2, da]
-
-        dphi = self.mu @ P.transpose(2, 3)
-        dphi += (self.mu.transpose(1, 2) @ Q.transpose(2, 3)).transpose(1, 2)
-        total = P @ self._own_block().transpose(2, 3) + self._from_senders(Q, budget)
-        if self.lean is not None and self.omega is not None:
-            dg = self.omega @ P.transpose(2, 3)
-            dg += (self.omega.transpose(1, 2) @ Q.transpose(2, 3)).transpose(1, 2)
-            total += dg.transpose(2, 3) @ self.lean
-        for moved, by, phi_by in zip(scalars, self.by_scalars, self.phi_by_scalars, strict=True):
-            dphi += phi_by.unsqueeze(-1) * moved
-            total += moved.transpose(2, 3) @ by
-        dc = dphi.mul_(self.by_phi.unsqueeze(-1)).addcmul_(self.by_d2.unsqueeze(-1), dd2)
-
-        pulled = dx + dx * self.c.sum(2)[..., None, None]
-        pulled -= torch.einsum("brs,bsud->brud", self.c, dx)
-        pulled -= dc.transpose(2, 3) @ self.difference
-        return pulled, dh + self._node(total, None, dh)
-
-    def _own_block(self) -> Tensor:
-        """`Σ_s ∂m_rs/∂z` without the gate's part, (B, n, F, F)."""
-        return (self.t.transpose(2, 3) @ self.s).mul_(self.layer.message.weight)
-
-    def _from_senders(self, Q: Tensor, budget: int) -> Tensor:
-        """`Σ_s diag(t_rs) W diag(s_rs) Q_s`, (B, n, S, F): what costs `(n F)² S`."""
-        B, n, S, F = Q.shape
-        rows = Q.transpose(1, 2).reshape(B, S, n * F)
-        found = Q.new_empty(B, S, n, F)
-        weight = self.layer.message.weight.unsqueeze(1)  # (F, 1, F)
-        step = min(max(budget // (B * n * F * F), 1), n)
-        room = Q.new_empty(B * step * n * F * F)  # one for all: allocating costs more than a pass
-        for r in range(0, n, step):
-            t, s = self.t[:, r : r + step], self.s[:, r : r + step]
-            shape = (B, t.shape[1], F, n, F)
-            block = torch.mul(s.unsqueeze(2), weight, out=room[: math.prod(shape)].view(shape))
-            block *= t.transpose(2, 3).unsqueeze(-1)
-            product = rows @ block.view(B, -1, n * F).transpose(1, 2)
-            found[:, :, r : r + step] = product.view(B, S, -1, F)
-        return found.transpose(1, 2)
-
-    def trace_at(self, points: Tensor, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:
-        """`Σ_p Σ_a (∂x_pa/∂x_pa − 1)` after the layer, for the directions of `points`, (B,)."""
-        B, n, _, d = dx.shape
-        P = len(points)
-        along = torch.arange(P, device=dx.device)
-        dx, dh = dx.reshape(B, n, P, d, d), dh.reshape(B, n, P, d, -1)
-        own_x, own_h = dx[:, points, along], dh[:, points, along]  # (B, P, d, ·)
-        dx, dh = dx.transpose(1, 2), dh.transpose(1, 2)  # (B, P, s, d, ·)
-
-        D, mu = self.difference[:, points], self.mu[:, points]
-        apart = dx - own_x.unsqueeze(2)
-        dd2 = 2 * torch.einsum("bpse,bpsae->bpsa", D, apart)
-        scalars = [dd2]
-        if da is not None:
-            da = da.reshape(B, n, n, P, d)[:, points, :, along].transpose(0, 1)
-            scalars.append(da)
-        dphi = (mu @ self.layer.receiver.weight) @ own_h.transpose(2, 3)
-        dphi += torch.einsum("bpsf,bpsaf->bpsa", mu @ self.layer.sender.weight, dh)
-        for moved, phi_by in zip(scalars, self.phi_by_scalars, strict=True):
-            dphi += phi_by[:, points].unsqueeze(-1) * moved
-        dc = self.by_phi[:, points].unsqueeze(-1) * dphi
-        dc += self.by_d2[:, points].unsqueeze(-1) * dd2
-
-        # Of −Σ_s (c D) only the component along the direction itself.
-        along_itself = torch.diagonal(apart, dim1=-2, dim2=-1)
-        moved = torch.diagonal(own_x, dim1=-2, dim2=-1) - 1
-        moved = moved - (dc * D).sum(2) - (self.c[:, points].unsqueeze(-1) * along_itself).sum(2)
-        return moved.sum((1, 2))
-
-    def _node(
-        self, total: Tensor, points: Tensor | None = None, dh: Tensor | None = None
-    ) -> Tensor:
-        """Tangent of the feature update from those of the message sum, and of `h`."""
-        inner, _, outer = self.layer.feature_update
-        if dh is None:
-            moved = linear(total, inner.weight[:, -total.shape[-1] :])
-        else:
-            moved = linear(torch.cat([dh, total], -1), inner.weight)
-        node = self.node if points is None else self.node[:, points]
-        return linear(moved.mul_(node.unsqueeze(2)), outer.weight)
-
-
-def _radial_trace(layer: _Linearised) -> Tensor:
+def _radial_trace(layer: Linearised) -> Tensor:
     """Divergence of `−Σ_s c(d²) D`, in closed form: `Σ_rs (d c + 2 d² c')`."""
     _, gc = layer.by_distance
-    d2 = _squared(layer.difference)
+    d2 = squared(layer.difference)
     return (layer.difference.shape[-1] * layer.c + 2 * d2 * gc).sum((1, 2))
 
 
@@ -350,17 +108,3 @@ def _distance_tangents(difference: Tensor, points: Tensor) -> Tensor:
     da[:, :, points, along] = 2 * difference[:, :, points]
     da[:, points, :, along] = -2 * difference[:, points].transpose(0, 1)
     return da.reshape(B, n, n, P * d)
-
-
-def _differences(x: Tensor) -> Tensor:
-    """`x_s − x_r`, (B, n, d) to (B, r, s, d)."""
-    return x.unsqueeze(1) - x.unsqueeze(2)
-
-
-def _squared(difference: Tensor) -> Tensor:
-    return difference.square().sum(-1)
-
-
-def _activated(z: Tensor) -> tuple[Tensor, Tensor]:
-    """`silu(z)` and its slope."""
-    return silu(z), torch.ops.aten.silu_backward(torch.ones_like(z), z)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from eqflow.edges.backend import active_precision
 from eqflow.edges.graph import Edges
 from eqflow.edges.kernels.attention import attention_diffusion, why_not_attention
-from eqflow.edges.kernels.launch import why_not
+from eqflow.edges.kernels.launch import power_of_2, why_not
 from eqflow.edges.kernels.messages import egcl_messages, egcl_messages_dual, why_not_messages
 from eqflow.edges.kernels.primitives import (
     difference_dot,
@@ -24,6 +26,9 @@ from eqflow.edges.kernels.primitives import (
     weighted_sum,
     why_not_heads,
 )
+from eqflow.edges.kernels.self_check import failing
+
+WIDEST_CHECKED = 256
 
 
 def unsupported(operation: str, *arguments: Any) -> str | None:
@@ -42,6 +47,23 @@ def unsupported(operation: str, *arguments: Any) -> str | None:
     return why_not(tensors, edges)
 
 
+def unbelievable(operation: str, *arguments: Any) -> str | None:
+    """Why this backend's kernel is not to be believed on the device of a call, or None.
+
+    The check waits for a call outside of `torch.func` transforms and of the recording of a graph.
+    """
+    recorded = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if recorded or torch._C._are_functorch_transforms_active():
+        return None
+    first = arguments[0]
+    like = first if isinstance(first, Tensor) else first.x
+    width = like.shape[-1]
+    if operation in ("egcl_messages", "egcl_messages_dual"):
+        width = (arguments[1] if operation == "egcl_messages" else first.receiver).shape[-1]
+    wanted = min(power_of_2(width), WIDEST_CHECKED), active_precision()
+    return failing(globals()[operation], like.device, like.dtype, *wanted)
+
+
 __all__ = [
     "attention_diffusion",
     "difference_dot",
@@ -55,6 +77,7 @@ __all__ = [
     "squared_distance",
     "sum_receiver",
     "sum_sender",
+    "unbelievable",
     "unsupported",
     "weighted_difference",
     "weighted_sum",

@@ -16,7 +16,7 @@ from triton import language as tl
 from eqflow.edges.kernels.primitive_kernels import finite_or_zero
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "nodes"])
 def attention_kernel(
     out,
     largest,
@@ -83,7 +83,7 @@ def attention_kernel(
     store_vectors(out, moved, to, heads, head, listed, VALUES, VALUE_CHANNELS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def attention_query_kernel(
     out,
     query,
@@ -142,7 +142,7 @@ def attention_query_kernel(
     store_vectors(out, of_query, to, heads, head, listed, WIDTH, CHANNELS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def attention_key_kernel(
     out,
     out_x,

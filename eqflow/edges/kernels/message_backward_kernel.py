@@ -52,7 +52,7 @@ def _add(pointer, value):
     tl.store(pointer, tl.load(pointer) + value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "slots", "first_tile"])
 def message_backward_kernel(
     x,
     receiver_part,

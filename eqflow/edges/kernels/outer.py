@@ -20,7 +20,7 @@ WIDEST = 128
 WARPS, STAGES = 8, 3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def outer_sum_kernel(
     a,
     b,

@@ -12,7 +12,7 @@ import triton
 from triton import language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def gather_kernel(out, x, index, count, width, across, EDGES: tl.constexpr, CHANNELS: tl.constexpr):
     """`out[e] = x[index[e]]`."""
     program = tl.program_id(0)
@@ -24,7 +24,7 @@ def gather_kernel(out, x, index, count, width, across, EDGES: tl.constexpr, CHAN
     tl.store(out + e[:, None] * width + column[None, :], value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def segment_sum_kernel(
     out,
     m,
@@ -62,7 +62,7 @@ def segment_sum_kernel(
     tl.store(out + at, tl.sum(total, 1), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def pull_kernel(
     out,
     w,
@@ -122,7 +122,7 @@ def pull_kernel(
     tl.store(out + at, tl.sum(total, 1), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def dot_kernel(
     out,
     p,
@@ -169,7 +169,7 @@ def read(x, r, c, stride, mask, END: tl.constexpr, ACCUMULATOR: tl.constexpr):
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def softmax_sums_kernel(
     largest,
     total,
@@ -209,7 +209,7 @@ def softmax_sums_kernel(
     tl.store(total + at, mass, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def softmax_kernel(
     out,
     logits,
