@@ -93,7 +93,7 @@ def _problem(
 
     if name.startswith("egcl_messages"):
         return _message_problem(name, edges, draw, f)
-    shapes = {
+    shapes: dict[str, list[tuple[int, ...]]] = {
         "gather_receiver": [(n, f)],
         "gather_sender": [(n, f)],
         "sum_receiver": [(e, f)],
@@ -106,9 +106,9 @@ def _problem(
         "segment_softmax": [(e, 2)],
         "edge_linear": [(n, f), (n, f), (e, 2), (f, 2)],
         "attention_diffusion": [(n, 2, f), (n, 2, f), (n, f)],
-    }[name]
+    }
     rest = ["softmax"] if name == "attention_diffusion" else []
-    return draw(*shapes), lambda operation, *inputs: operation(*inputs, edges, *rest)
+    return draw(*shapes[name]), lambda operation, *inputs: operation(*inputs, edges, *rest)
 
 
 def _message_problem(
