@@ -59,6 +59,7 @@ class _AttentionDiffusion(torch.autograd.Function):
             found.index_add_(0, block.receiver, part.a.unsqueeze(2) * part.difference)
         ctx.edges, ctx.normaliser, ctx.plain = edges, normaliser, plain
         ctx.save_for_backward(query, key, x)
+        ctx.inputs = 3
         return found
 
     @staticmethod
@@ -70,7 +71,7 @@ class _AttentionDiffusion(torch.autograd.Function):
             def formulas(parts: list[Tensor]) -> tuple[Tensor, ...]:
                 return (ctx.plain(*parts, edges, ctx.normaliser),)
 
-            return None, None, None, *plain_backward(ctx, formulas, (g,), skip=3)
+            return None, None, None, *plain_backward(ctx, formulas, (g,))
         g_query, g_key, g_x = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(x)
         for block in attention_blocks_of(edges, query, x):
             part = _Block(block, query, key, x, ctx.normaliser)

@@ -18,9 +18,11 @@ from eqflow.edges.reference.by_hand.parts import (
     WeightGradients,
     blocks_of,
     first_layer,
+    is_recorded,
     is_watched_backward,
     plain_backward,
     slope_times,
+    split_saved,
 )
 from eqflow.edges.reference.edge_mlp import Inputs, Tangents, composed_dual
 
@@ -30,37 +32,34 @@ def dual_edge_mlp(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`φ`, `M` and their derivatives along one direction, as `edge_mlp.composed_dual`."""
     along = [None if part is None else part.squeeze(1) for part in tangents]
-    phi, total, dphi, dtotal = _DualEdgeMLP.apply(
-        edges, network, *inputs, *along, *network.tensors()
-    )
+    tensors = (*inputs, *along, *network.tensors())
+    phi, total, dphi, dtotal = _DualEdgeMLP.apply(edges, network, is_recorded(tensors), *tensors)
     return phi, total, dphi.unsqueeze(1), dtotal.unsqueeze(1)
 
 
 class _DualEdgeMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, keep: bool, *tensors: Tensor) -> Any:
         inputs, tangents = Inputs(*tensors[:4]), Tangents(*tensors[4:8])
         net = network.with_tensors(tensors[8:])
         phi, dphi = inputs.scalars.new_empty(2, edges.count, 1)
         total, dtotal = inputs.receiver.new_zeros(2, *inputs.receiver.shape)
-        ctx.kept = []
+        every: list[Tensor] = []
         for block in blocks_of(edges):
-            phis, both, kept = _forward(
-                block, inputs, tangents, net, keep=any(ctx.needs_input_grad)
-            )
+            phis, both, kept = _forward(block, inputs, tangents, net, keep=keep)
             phi[block.rows], dphi[block.rows] = phis.chunk(2)
             m, dm = both.chunk(2)
             block.add_to_receivers(total, m)
             block.add_to_receivers(dtotal, dm)
-            if kept is not None:
-                ctx.kept.append(kept)
+            every.extend(kept or ())
         ctx.edges, ctx.network = edges, network
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*tensors, *every)
+        ctx.inputs = len(tensors)
         return phi, total, dphi, dtotal
 
     @staticmethod
     def backward(ctx: Any, g_phi: Tensor, g_total: Tensor, g_dphi: Tensor, g_dtotal: Tensor) -> Any:
-        tensors = ctx.saved_tensors
+        tensors, kept = split_saved(ctx)
         edges = ctx.edges
         inputs, tangents = Inputs(*tensors[:4]), Tangents(*tensors[4:8])
         net = ctx.network.with_tensors(tensors[8:])
@@ -77,7 +76,7 @@ class _DualEdgeMLP(torch.autograd.Function):
                 )
                 return phi, total, dphi.squeeze(1), dtotal.squeeze(1)
 
-            return None, None, *plain_backward(ctx, plain, covectors)
+            return None, None, None, *plain_backward(ctx, plain, covectors)
         after = WeightGradients(net)
         g_receiver, g_sender, g_dreceiver, g_dsender = inputs.receiver.new_zeros(
             4, *inputs.receiver.shape
@@ -86,8 +85,8 @@ class _DualEdgeMLP(torch.autograd.Function):
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
         g_dweight = None if tangents.weight is None else torch.empty_like(tangents.weight)
 
-        for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
-            state = _Again(block, inputs, tangents, net, kept)
+        for block, here_kept in zip(blocks_of(edges), kept, strict=True):
+            state = _Again(block, inputs, tangents, net, here_kept)
             rows = block.rows
             g_both = torch.cat([g.index_select(0, block.receiver) for g in (g_total, g_dtotal)])
             if inputs.weight is not None and g_weight is not None:
@@ -120,7 +119,7 @@ class _DualEdgeMLP(torch.autograd.Function):
             if tangents.sender is not None:
                 g_dsender.index_add_(0, block.sender, g_dz1)
         return (
-            *(None, None),
+            *(None, None, None),
             *(g_receiver, g_sender, g_scalars, g_weight),
             None if tangents.receiver is None else g_dreceiver,
             None if tangents.sender is None else g_dsender,

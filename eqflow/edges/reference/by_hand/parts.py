@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -106,38 +106,55 @@ class WeightGradients:
         return found
 
 
+def is_recorded(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass may follow: grad mode is off by the time a Function runs."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def split_saved(ctx: Any) -> tuple[tuple[Tensor, ...], list[Kept]]:
+    """The inputs of a pass, and what it kept of each block."""
+    saved = ctx.saved_tensors
+    kept = saved[ctx.inputs :]
+    return saved[: ctx.inputs], list(zip(kept[::2], kept[1::2], strict=True))
+
+
 def is_watched_backward(*covectors: Tensor) -> bool:
-    """Whether a backward pass is to be differentiated, or batched by `is_grads_batched`."""
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return torch.is_grad_enabled() or any(batched(covector) for covector in covectors)
+    """Whether a backward pass is to be differentiated, or batched."""
+    batched = torch._C._functorch.is_legacy_batchedtensor  # by `is_grads_batched`
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or any(batched(covector) for covector in covectors)
+    )
 
 
 def plain_backward(
     ctx: Any,
     formulas: Callable[[list[Tensor]], tuple[Tensor, ...]],
     covectors: tuple[Tensor, ...],
-    skip: int = 2,
 ) -> Gradients:
-    """Derivatives of the loss by all saved tensors, in operations torch differentiates at will.
-
-    The saved tensors are the inputs but for the first `skip`.
-    """
+    """Derivatives of the loss by all inputs, in operations torch differentiates at will."""
     # Stand-ins: one input may depend on another, as on weights of an earlier step of a solve.
     with torch.enable_grad():
         tensors: list[Any] = [
-            part if part is None else part.view_as(part) for part in ctx.saved_tensors
+            part if part is None else part.view_as(part) for part in ctx.saved_tensors[: ctx.inputs]
         ]
-    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[skip:]) if needed]
+    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        found = [
+            (value, covector)
+            for value, covector in zip(formulas(tensors), covectors, strict=True)
+            if value.requires_grad
+        ]
         gradients = torch.autograd.grad(
-            formulas(tensors),
+            [value for value, _ in found],
             [tensors[k] for k in wanted],
-            covectors,
+            [covector for _, covector in found],
             create_graph=create_graph,
             allow_unused=True,
         )
-    found: Gradients = [None] * len(tensors)
+    result: Gradients = [None] * len(tensors)
     for k, gradient in zip(wanted, gradients, strict=True):
-        found[k] = gradient
-    return found
+        result[k] = gradient
+    return result

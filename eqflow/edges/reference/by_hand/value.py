@@ -26,53 +26,56 @@ from eqflow.edges.reference.by_hand.parts import (
     WeightGradients,
     blocks_of,
     first_layer,
+    is_recorded,
     is_watched_backward,
     layer,
     plain_backward,
     slope_times,
+    split_saved,
 )
 from eqflow.edges.reference.edge_mlp import Inputs, composed
 
 
 def edge_mlp(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
     """`φ` (E, 1) and `M` (N, F), as `edge_mlp.composed`."""
-    phi, total = _EdgeMLP.apply(edges, network, *inputs, *network.tensors())
+    tensors = (*inputs, *network.tensors())
+    phi, total = _EdgeMLP.apply(edges, network, is_recorded(tensors), *tensors)[:2]
     return phi, total
 
 
 class _EdgeMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, edges: Edges, network: EdgeNetwork, keep: bool, *tensors: Tensor) -> Any:
         inputs, net = Inputs(*tensors[:4]), network.with_tensors(tensors[4:])
         phi = inputs.scalars.new_empty(edges.count, 1)
         total = torch.zeros_like(inputs.receiver)
-        ctx.kept = []
+        every: list[Tensor] = []
         for block in blocks_of(edges):
-            kept = _forward(block, inputs, net, phi, total, keep=any(ctx.needs_input_grad))
-            if kept is not None:
-                ctx.kept.append(kept)
+            kept = _forward(block, inputs, net, phi, total, keep=keep)
+            every.extend(kept or ())
         ctx.edges, ctx.network = edges, network
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*tensors, *every)
+        ctx.inputs = len(tensors)
         return phi, total
 
     @staticmethod
     def backward(ctx: Any, g_phi: Tensor, g_total: Tensor) -> Any:
-        tensors = ctx.saved_tensors
+        tensors, kept = split_saved(ctx)
         edges = ctx.edges
         if is_watched_backward(g_phi, g_total):
 
             def plain(parts: list[Tensor]) -> tuple[Tensor, ...]:
                 return composed(Inputs(*parts[:4]), ctx.network.with_tensors(parts[4:]), edges)
 
-            return None, None, *plain_backward(ctx, plain, (g_phi, g_total))
+            return None, None, None, *plain_backward(ctx, plain, (g_phi, g_total))
         inputs, net = Inputs(*tensors[:4]), ctx.network.with_tensors(tensors[4:])
         after = WeightGradients(net)
         g_receiver, g_sender = torch.zeros_like(inputs.receiver), torch.zeros_like(inputs.sender)
         g_scalars = torch.empty_like(inputs.scalars)
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
 
-        for block, kept in zip(blocks_of(edges), ctx.kept, strict=True):
-            state = _Again(block, inputs, net, kept)
+        for block, here_kept in zip(blocks_of(edges), kept, strict=True):
+            state = _Again(block, inputs, net, here_kept)
             g_m = g_total.index_select(0, block.receiver)
             if inputs.weight is not None and g_weight is not None:
                 g_weight[block.rows] = (g_m * state.gated()).sum(-1, keepdim=True)
@@ -94,7 +97,7 @@ class _EdgeMLP(torch.autograd.Function):
             g_scalars[block.rows] = g_z1 @ net.scalar_weight
             block.add_to_receivers(g_receiver, g_z1)
             g_sender.index_add_(0, block.sender, g_z1)
-        return None, None, g_receiver, g_sender, g_scalars, g_weight, *after.all()
+        return None, None, None, g_receiver, g_sender, g_scalars, g_weight, *after.all()
 
 
 def _forward(
