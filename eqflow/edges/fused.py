@@ -49,6 +49,9 @@ def egcl_messages(
     Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016,
     eq. 9-12.
     """
+    _require_message(
+        MessageInputs(x, receiver, sender, scalars, envelope), network, edges, "egcl_messages"
+    )
     return run("egcl_messages", x, receiver, sender, scalars, network, edges, envelope)
 
 
@@ -65,6 +68,17 @@ def egcl_messages_dual(
         network: The edge functions.
         edges: The graph.
     """
+    _require_message(primal, network, edges, "egcl_messages_dual")
+    directions = tangent.x.shape[1] if tangent.x.dim() == 3 else 0
+    for name, value, moved in zip(primal._fields, primal, tangent, strict=True):
+        if moved is None:
+            continue
+        expected = None if value is None else (len(value), directions, *value.shape[1:])
+        if directions < 1 or moved.shape != expected:
+            raise ShapeError(
+                f"egcl_messages_dual: found a tangent of {name} of shape {tuple(moved.shape)}, "
+                f"expected {expected}: that of {name} with S ≥ 1 directions on the second axis."
+            )
     return run("egcl_messages_dual", primal, tangent, network, edges)
 
 
@@ -137,6 +151,23 @@ def smooth_cutoff_slope(distance: Tensor, cutoff: float) -> Tensor:
     """Derivative of `smooth_cutoff` by the distance: `−30 u² (1 − u)² / cutoff`."""
     u = (distance / cutoff).clamp(max=1)
     return -30 * u.square() * (1 - u).square() / cutoff
+
+
+def _require_message(inputs: MessageInputs, network: EdgeNetwork, edges: Edges, where: str) -> None:
+    width, columns = network.scalar_weight.shape
+    n, e = edges.nodes, edges.count
+    dimension = inputs.x.shape[-1] if inputs.x.dim() else 0
+    expected = {
+        "x": (n, dimension),
+        "receiver": (n, width),
+        "sender": (n, width),
+        "scalars": (e, columns - 1) if columns > 1 else None,
+        "envelope": None if inputs.envelope is None else (e,),
+    }
+    for (name, shape), value in zip(expected.items(), inputs, strict=True):
+        found = None if value is None else tuple(value.shape)
+        if found != shape:
+            raise ShapeError(f"{where}: found {name} of shape {found}, expected {shape}.")
 
 
 def _require_normaliser(normaliser: str) -> None:

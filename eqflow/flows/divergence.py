@@ -58,6 +58,8 @@ class FieldAt:
 
     def exact_trace(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Velocity and divergence by the field's own way, where it has one."""
+        if not self.field.traces_itself:
+            return None
         return self.field.exact_trace(self.t.to(x.dtype), x, self.edges, self.context)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eqflow.errors import UsageError
 from eqflow.flows.evaluation import VectorField
 
 
 def recomputed(field: VectorField, parameters: tuple[nn.Parameter, ...]) -> VectorField:
-    """`field`, differentiable by the state and by those parameters that ask for it.
+    """`field`, differentiable once by the state and by those parameters that ask for it.
 
     Args:
         field: Takes a time and a packed state, shape (M,); draws no random numbers.
@@ -43,16 +44,17 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, covector: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise UsageError(
+                "solver.gradient: found a second derivative asked of 'checkpoint', which gives the "
+                "first alone. Pass solver.gradient=direct."
+            )
         t, y, *parameters = ctx.saved_tensors
-        twice = torch.is_grad_enabled()
-        if not (twice and y.requires_grad):
-            y = y.detach().requires_grad_()
+        # A state of its own: the one of the step before depends on the parameters as well.
+        y = y.detach().requires_grad_()
         with torch.enable_grad():
             derivative = ctx.field(t, y)
         inputs = [y, *parameters]
         if not derivative.requires_grad:
             return (None,) * (2 + len(inputs))
-        gradients = torch.autograd.grad(
-            derivative, inputs, covector, create_graph=twice, allow_unused=True
-        )
-        return None, None, *gradients
+        return None, None, *torch.autograd.grad(derivative, inputs, covector, allow_unused=True)

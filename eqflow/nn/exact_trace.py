@@ -42,10 +42,14 @@ def shift_and_trace(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple
     Returns:
         Shapes (N, d) and (B,).
     """
+    with torch.autocast(x.device.type, enabled=False):
+        return _by_size(egnn, x, egnn.embed(h), clouds)
+
+
+def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor, Tensor]:
     shift = torch.zeros_like(x)
     trace = x.new_zeros(clouds.count)
     budget = GPU_BUDGET if x.is_cuda else CPU_BUDGET
-    h = egnn.embed(h)
     for size in clouds.lengths.unique().tolist():
         if size < 2:
             continue

@@ -36,8 +36,23 @@ class AbstractField(nn.Module, ABC):
 
     @property
     def carries_tangents(self) -> bool:
-        """Whether `pushforward` is there."""
-        return type(self).pushforward is not AbstractField.pushforward
+        """Whether `pushforward` is there, and is that of this very `forward`."""
+        return self._belongs_to_forward("pushforward")
+
+    @property
+    def traces_itself(self) -> bool:
+        """Whether `exact_trace` is there, and is that of this very `forward`."""
+        return self._belongs_to_forward("exact_trace")
+
+    def _belongs_to_forward(self, method: str) -> bool:
+        """Whether `method` was written for the `forward` in force, and no hook changes that."""
+        where = {
+            name: next(k for k, kind in enumerate(type(self).__mro__) if name in vars(kind))
+            for name in ("forward", method)
+        }
+        is_own = type(self).__mro__[where[method]] is not AbstractField
+        changed = self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self)
+        return is_own and where[method] <= where["forward"] and not changed
 
     def pushforward(
         self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None

@@ -12,11 +12,15 @@ from eqflow.edges import (
     EdgeNetwork,
     Edges,
     Gate,
+    MessageInputs,
+    MessageTangents,
     attention_diffusion,
     attention_weights,
     egcl_messages,
+    egcl_messages_dual,
     smooth_cutoff,
 )
+from eqflow.errors import ShapeError
 
 F, K = 5, 2
 names = ("uniform", "ragged", "isolated", "repeated and loops", "unsorted clouds", "no edges")
@@ -124,6 +128,32 @@ def test_messages_have_derivatives_of_two_orders_also_where_points_coincide() ->
     second = torch.autograd.grad(first.square().sum(), x)[0]
     assert first.isfinite().all()
     assert second.isfinite().all()
+
+
+def test_a_part_of_a_message_that_does_not_fit_is_an_error_that_says_which() -> None:
+    edges = Edges.complete(torch.tensor([0, 3]))
+    x, nodes, scalars = torch.zeros(3, 2), torch.zeros(3, F), torch.zeros(6, K)
+    network = layer(K).network
+    wrong = {
+        r"found x of shape \(2, 2\), expected \(3, 2\)": (x[:2], nodes, nodes, scalars, None),
+        r"found receiver of shape \(3, 4\)": (x, nodes[:, :4], nodes, scalars, None),
+        r"found sender of shape \(2, 5\)": (x, nodes, nodes[:2], scalars, None),
+        r"found scalars of shape None, expected \(6, 2\)": (x, nodes, nodes, None, None),
+        r"found scalars of shape \(7, 2\)": (x, nodes, nodes, torch.zeros(7, K), None),
+        r"found envelope of shape \(5,\)": (x, nodes, nodes, scalars, torch.zeros(5)),
+    }
+    for message, (x_, receiver, sender, a, s) in wrong.items():
+        with pytest.raises(ShapeError, match="egcl_messages: " + message):
+            egcl_messages(x_, receiver, sender, a, network, edges, s)
+    primal = MessageInputs(x, nodes, nodes, scalars)
+    for tangent in (
+        MessageTangents(x),
+        MessageTangents(x[:, None], receiver=nodes),
+        MessageTangents(x[:, None], receiver=nodes[:, None].expand(3, 2, F)),
+        MessageTangents(x[:, None], envelope=torch.zeros(6, 1)),
+    ):
+        with pytest.raises(ShapeError, match="egcl_messages_dual: found a tangent of"):
+            egcl_messages_dual(primal, tangent, network, edges)
 
 
 # Attention diffusion.

@@ -7,7 +7,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.edges import Dual, Edges
 from eqflow.errors import UsageError
-from eqflow.flows import ContinuousFlow, Hutchinson
+from eqflow.flows import ContinuousFlow, Exact, Hutchinson
 from eqflow.geometry import Segments, centred
 from eqflow.nn import EGCL, EGNN, AbstractField, EGNNField
 
@@ -111,3 +111,50 @@ def test_a_field_without_tangents_says_so_and_is_differentiated_backwards() -> N
     slope = 1 - torch.tanh(x).square()
     expected = CLOUDS.sum((probe[0].square() * slope).sum(-1))
     torch.testing.assert_close(found.estimates[:, 0], expected)
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_not_given_its_parents_derivatives() -> None:
+    class Doubled(EGNNField):
+        def forward(self, t, x, edges, context=None):
+            return 2 * super().forward(t, x, edges, context)
+
+    class Renamed(EGNNField):
+        pass
+
+    x = centred(draw(CLOUDS.rows, 3), CLOUDS)
+    parent, child = (enlarged(kind(width=6, layers=2)) for kind in (EGNNField, Doubled))
+    assert Renamed(width=6, layers=2).carries_tangents
+    assert not child.carries_tangents
+    assert not child.traces_itself
+    probe = Hutchinson().probes(x, CLOUDS, rng.generator(0, "probe"))
+    for divergence in (Exact(), Hutchinson()):
+        with torch.no_grad():
+            one, two = (
+                divergence(ContinuousFlow(field).dynamics(CLOUDS)(TIME, x), x, CLOUDS, probe)
+                for field in (parent, child)
+            )
+        torch.testing.assert_close(two.velocity, 2 * one.velocity)
+        torch.testing.assert_close(two.estimates, 2 * one.estimates)
+
+
+def test_a_hook_on_the_field_is_heard() -> None:
+    field, x = enlarged(EGNNField(width=6, layers=2)), centred(draw(CLOUDS.rows, 3), CLOUDS)
+    field.register_forward_hook(lambda module, inputs, velocity: 3 * velocity)
+    velocity = ContinuousFlow(field).dynamics(CLOUDS)(TIME, x)
+    with torch.no_grad():
+        trace = Exact()(velocity, x, CLOUDS, x.new_zeros(0))
+    torch.testing.assert_close(trace.velocity, velocity(x))
+
+
+def test_func_transforms_pass_through_tangents() -> None:
+    field = enlarged(EGNNField(width=6, layers=2))
+    x, moved = draw(CLOUDS.rows, 3), draw(CLOUDS.rows, 1, 3)
+    edges = field.connect(x, CLOUDS)
+
+    def trace(x: Tensor) -> Tensor:
+        return (field.pushforward(TIME, Dual(x, moved), edges)[1] * moved).sum()
+
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(
+        torch.func.grad(trace)(x), torch.autograd.grad(trace(leaf), leaf)[0], rtol=1e-9, atol=1e-9
+    )

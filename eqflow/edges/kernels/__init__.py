@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -52,16 +53,32 @@ def unbelievable(operation: str, *arguments: Any) -> str | None:
 
     The check waits for a call outside of `torch.func` transforms and of the recording of a graph.
     """
-    recorded = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    if recorded or torch._C._are_functorch_transforms_active():
-        return None
     first = arguments[0]
     like = first if isinstance(first, Tensor) else first.x
-    width = like.shape[-1]
-    if operation in ("egcl_messages", "egcl_messages_dual"):
-        width = (arguments[1] if operation == "egcl_messages" else first.receiver).shape[-1]
-    wanted = min(power_of_2(width), WIDEST_CHECKED), active_precision()
-    return failing(globals()[operation], like.device, like.dtype, *wanted)
+    recorded = like.is_cuda and torch.cuda.is_current_stream_capturing()
+    if recorded or torch._C._are_functorch_transforms_active():
+        return None
+    width = power_of_2(_width(operation, *arguments))
+    return failing(
+        getattr(sys.modules[__name__], operation),
+        like.device,
+        like.dtype,
+        min(width, WIDEST_CHECKED),
+        active_precision(),
+    )
+
+
+def _width(operation: str, *arguments: Any) -> int:
+    """Of the rows of features, or of the widest there are."""
+    if operation == "egcl_messages":
+        return int(arguments[1].shape[-1])
+    if operation == "egcl_messages_dual":
+        return int(arguments[0].receiver.shape[-1])
+    if operation == "segment_softmax":
+        return 1
+    given = [value for value in arguments if isinstance(value, Tensor)]
+    rows = given[1:] if operation in ("weighted_sum", "weighted_difference") else given
+    return max(value.shape[-1] for value in rows if value.dim() > 1) if rows[0].dim() > 1 else 1
 
 
 __all__ = [

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from eqflow.edges.dual import is_watched
 from eqflow.edges.graph import Edges
 from eqflow.edges.primitives import (
     edge_dot,
@@ -13,7 +14,6 @@ from eqflow.edges.primitives import (
     weighted_difference,
 )
 from eqflow.edges.reference import by_hand
-from eqflow.edges.reference.edge_mlp import is_watched
 
 
 def attention_weights(query: Tensor, key: Tensor, edges: Edges, normaliser: str) -> Tensor:

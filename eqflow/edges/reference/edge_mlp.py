@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.functional import linear, silu
 
 from eqflow.edges.dual import dual_silu
@@ -100,13 +98,3 @@ def _gated(m: Tensor, dm: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
     g = gate(m)
     dg = (g * (1 - g)).unsqueeze(1) * linear(dm, gate.weight)
     return m * g, dm * g.unsqueeze(1) + m.unsqueeze(1) * dg
-
-
-def is_watched(like: Tensor) -> bool:
-    """Whether forward mode, `torch.func`, autocast or a compiler needs formulas to be plain."""
-    return (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or torch.is_autocast_enabled(like.device.type)
-    )

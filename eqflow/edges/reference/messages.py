@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eqflow.edges.dual import is_watched
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
     DISTANCE_EPSILON,
@@ -25,7 +26,6 @@ from eqflow.edges.reference.edge_mlp import (
     Tangents,
     composed,
     composed_dual,
-    is_watched,
 )
 
 

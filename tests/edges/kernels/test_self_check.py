@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eqflow.edges import Edges, kernels, use_backend
+from eqflow.edges import Edges, kernels
 from eqflow.edges.kernels.self_check import failing
 
 CPU = torch.device("cpu")
@@ -45,7 +45,21 @@ def test_a_launch_that_raises_fails_the_check() -> None:
     assert "no room on the chip" in failing(gather_sender, CPU, torch.float32, 3, "ieee")
 
 
-def test_the_answer_is_asked_for_with_the_width_of_the_call() -> None:
+def test_the_answer_is_asked_for_with_the_width_of_the_features(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(kernels, "failing", lambda *key: asked.append(key[3]))
     edges = Edges.complete(torch.tensor([0, 3]))
-    with use_backend("triton", precision="ieee"):
-        assert kernels.unbelievable("squared_distance", torch.zeros(3, 3), edges) is None
+    wide, heads = torch.zeros(3, 2, 33), torch.zeros(6, 2)
+    kernels.unbelievable("squared_distance", torch.zeros(3, 3), edges)
+    kernels.unbelievable("weighted_sum", heads, wide, edges)
+    kernels.unbelievable("segment_softmax", torch.zeros(6), edges)
+    kernels.unbelievable("attention_diffusion", wide, wide, torch.zeros(3, 900), edges, "softmax")
+    assert asked == [4, 64, 1, 256]
+
+
+def test_inference_mode_and_autocast_do_not_fail_a_good_kernel() -> None:
+    def weighted_sum(w, x, edges):
+        return kernels.weighted_sum(w, x, edges)
+
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert failing(weighted_sum, CPU, torch.float32, 8, "ieee") is None

@@ -108,6 +108,42 @@ def test_a_tangent_and_every_gradient_through_it_are_those_of_the_formulas(
     assert_same(*(torch.autograd.grad(loss(out), leaves) for out in (found, expected)))
 
 
+@every_graph
+@every_gate
+@pytest.mark.usefixtures("_block")
+def test_without_gradients_values_are_the_same_and_inputs_stay_as_they_were(name, gates) -> None:
+    edges, net = GRAPHS[name].edges(), network(gates)
+    inputs, tangents = inputs_for(edges, True), tangents_for(edges, True, "receiver and sender")
+    given = present(inputs, tangents, net.tensors())
+    before = [value.detach().clone() for value in given]
+    with torch.no_grad():
+        assert_same(by_hand.edge_mlp(inputs, net, edges), composed(inputs, net, edges))
+        found = by_hand.dual_edge_mlp(inputs, tangents, net, edges)
+        assert_same(found, composed_dual(inputs, tangents, net, edges))
+    assert all(map(torch.equal, given, before))
+
+
+def test_what_is_kept_is_kept_by_autograd_and_only_where_it_is_needed() -> None:
+    edges, net = GRAPHS["ragged"].edges(), network(GATES["both"])
+    inputs = inputs_for(edges, weighted=True)
+    wide = edges.count * F
+
+    def kept(run) -> int:
+        """How many tensors as large as edges times features autograd is given to keep."""
+        sizes = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+        )
+        with hooks:
+            run()
+        return sum(size == wide for size in sizes)
+
+    assert kept(lambda: by_hand.edge_mlp(inputs, net, edges)) == 2
+    with torch.no_grad():
+        assert kept(lambda: by_hand.edge_mlp(inputs, net, edges)) == 0
+    assert kept(lambda: composed(inputs, net, edges)) > 2
+
+
 @every_gate
 def test_the_composed_tangent_is_that_of_forward_mode(gates) -> None:
     edges, net = GRAPHS["ragged"].edges(), network(gates)
