@@ -26,6 +26,8 @@ from eqflow.edges.kernels.message_parts import (
     sigmoid,
     silu_and_slope,
     squared_distance,
+    sum_by_row,
+    sum_of_numbers,
     tanh,
     tile_edges,
     unbounded_weight,
@@ -253,7 +255,7 @@ def message_backward_kernel(
                 tl.store(operand + HIDDEN * slots * F + f[None, :], value)
 
             tl.store(z_gradient + edge[:, None] * F + f[None, :], dz, mask=there[:, None])
-            at_row = product(member.to(d2.dtype), dz, tl.zeros((R, CHUNK), d2.dtype), PRECISION)
+            at_row = sum_by_row(member, dz, tl.zeros((R, CHUNK), d2.dtype), PRECISION)
             at = receiver_gradient + rows[:, None] * F + f[None, :]
             tl.store(at, at_row, mask=owned[:, None])
             dd2 += tl.sum(dz * tl.load(scalar_weight + f * (K + 1))[None, :], 1)
@@ -271,7 +273,7 @@ def message_backward_kernel(
             g = tl.load(shift_gradient + i * D + axis, mask=there, other=0.0)
             dx = weight_of_edge * g + 2 * dd2 * component(x, i, j, there, axis, D)
             tl.store(difference_gradient + edge * D + axis, dx, mask=there)
-            at_row = tl.sum(tl.where(member, dx[None, :], 0.0), 1)
+            at_row = sum_of_numbers(member, dx)
             tl.store(x_gradient + rows * D + axis, at_row, mask=owned)
         # The next tile adds to the same sums.
         tl.debug_barrier()

@@ -83,6 +83,26 @@ def membership(edge, there, row_of_edge, rows):
 
 
 @triton.jit
+def sum_by_row(member, values, zeros, PRECISION: tl.constexpr):
+    """Each row's sum of `values` (M, F), (R, F): NaN where one of its own is not finite.
+
+    A product with the membership matrix alone would give NaN to every row of the tile, as 0 · NaN.
+    """
+    finite = values - values == 0
+    ones = member.to(zeros.dtype)
+    broken = tl.max((~finite).to(tl.int32), 1)
+    is_broken = tl.max(member.to(tl.int32) * broken[None, :], 1) > 0
+    total = product(ones, tl.where(finite, values, 0.0), zeros, PRECISION)
+    return tl.where(is_broken[:, None], float("nan"), total)
+
+
+@triton.jit
+def sum_of_numbers(member, values):
+    """Each row's sum of `values` (M,), (R,)."""
+    return tl.sum(tl.where(member, values[None, :], 0.0), 1)
+
+
+@triton.jit
 def component(x, i, j, there, axis: tl.constexpr, D: tl.constexpr):
     """`x_i − x_j` along one axis."""
     x_i = tl.load(x + i * D + axis, mask=there, other=0.0)

@@ -25,6 +25,8 @@ from eqflow.edges.kernels.message_parts import (
     sigmoid,
     silu_and_slope,
     squared_distance,
+    sum_by_row,
+    sum_of_numbers,
     tanh,
     tile_edges,
 )
@@ -164,18 +166,18 @@ def message_dual_kernel(
     rows_along = rows * directions + direction
     owned = rows < last
     is_first = rows < tl.where(direction == 0, last, first)
-    member = membership(edge, there, row_of_edge, rows).to(d2.dtype)
-    total = product(member, m, tl.zeros((R, F), d2.dtype), PRECISION)
+    member = membership(edge, there, row_of_edge, rows)
+    total = sum_by_row(member, m, tl.zeros((R, F), d2.dtype), PRECISION)
     tl.store(message + rows[:, None] * F + every[None, :], total, mask=is_first[:, None])
-    total = product(member, dm, tl.zeros((R, F), d2.dtype), PRECISION)
+    total = sum_by_row(member, dm, tl.zeros((R, F), d2.dtype), PRECISION)
     at = message_tangent + rows_along[:, None] * F + every[None, :]
     tl.store(at, total, mask=owned[:, None])
     for axis in tl.static_range(D):
         delta = component(x, i, j, there, axis, D)
         moved = dphi * delta + phi * component(x_tangent, i_along, j_along, there, axis, D)
-        total = tl.sum(member * (phi * delta)[None, :], 1)
+        total = sum_of_numbers(member, phi * delta)
         tl.store(shift + rows * D + axis, total, mask=is_first)
-        total = tl.sum(member * moved[None, :], 1)
+        total = sum_of_numbers(member, moved)
         tl.store(shift_tangent + rows_along * D + axis, total, mask=owned)
 
 

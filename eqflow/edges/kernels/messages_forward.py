@@ -22,10 +22,11 @@ from eqflow.edges.kernels.message_parts import (
     gate_logit,
     membership,
     normaliser,
-    product,
     second_layer_input,
     sigmoid,
     squared_distance,
+    sum_by_row,
+    sum_of_numbers,
     tanh,
     tile_edges,
     unbounded_weight,
@@ -123,12 +124,12 @@ def message_kernel(
 
     rows, every = first + tl.arange(0, R), tl.arange(0, F)
     owned = rows < last
-    member = membership(edge, there, row_of_edge, rows).to(d2.dtype)
-    total = product(member, m, tl.zeros((R, F), d2.dtype), PRECISION)
+    member = membership(edge, there, row_of_edge, rows)
+    total = sum_by_row(member, m, tl.zeros((R, F), d2.dtype), PRECISION)
     tl.store(message + rows[:, None] * F + every[None, :], total, mask=owned[:, None])
     for axis in tl.static_range(D):
         moved = phi * component(x, i, j, there, axis, D)
-        tl.store(shift + rows * D + axis, tl.sum(member * moved[None, :], 1), mask=owned)
+        tl.store(shift + rows * D + axis, sum_of_numbers(member, moved), mask=owned)
 
 
 def messages(arguments: Arguments) -> tuple[Tensor, Tensor]:

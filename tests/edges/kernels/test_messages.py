@@ -254,3 +254,23 @@ def test_a_direction_has_to_be_given() -> None:
     none = MessageTangents(primal.x.new_zeros(edges.nodes, 0, 3))
     reason = kernels.unsupported("egcl_messages_dual", primal, none, net, edges)
     assert reason == "there are no directions"
+
+
+def test_a_cloud_that_is_not_finite_leaves_those_of_its_tile_alone() -> None:
+    edges = Edges.complete(torch.tensor([0, 3, 7]))
+    shapes = [(32, 1), (32, 32), (32,), (32, 32), (32,), (1, 32)]
+    weights = (torch.randn(shape) / 32**0.5 for shape in shapes)
+    network = EdgeNetwork(*weights, None, None, 2.0, stabilized=True)
+    leaves = [torch.randn(7, 3), torch.randn(7, 32), torch.randn(7, 32)]
+    leaves[0][1] = torch.nan
+    x, receiver, sender = (leaf.requires_grad_() for leaf in leaves)
+    tangent = torch.randn(7, 1, 3)
+    with use_backend("triton", strict=True):
+        found = egcl_messages(x, receiver, sender, None, network, edges)
+        dual = egcl_messages_dual(
+            MessageInputs(x, receiver, sender), MessageTangents(tangent), network, edges
+        )
+        gradients = torch.autograd.grad([part.sum() for part in found], (x, receiver, sender))
+    for part in (*found, *dual, *gradients):
+        assert part[:3].isnan().any()
+        assert part[3:].isfinite().all()
