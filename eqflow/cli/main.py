@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -81,7 +83,6 @@ def help_of(verb: str) -> str:
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:
-    keep_freed_memory()
     try:
         return VERBS[verb][0](composed(verb, words))
     except EqflowError as error:

@@ -75,21 +75,23 @@ class StaticStep:
     def _record(self) -> None:
         # What is made at first use is made before recording, away from the stream in use; the
         # step is of length zero still, and leaves the state as it is.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._take()
-            self._take()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
+        with torch.cuda.device(self.state.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 self._take()
-        except RuntimeError as error:
-            raise UsageError(
-                f"solver.capture: the field cannot be recorded as a CUDA graph: {error}. A field "
-                "with a cutoff makes its graph anew at each state; set solver.capture=false."
-            ) from error
+                self._take()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph):
+                    self._take()
+            except RuntimeError as error:
+                raise UsageError(
+                    f"solver.capture: the field cannot be recorded as a CUDA graph: {error}. A "
+                    "field with a cutoff makes its graph anew at each state; set "
+                    "solver.capture=false."
+                ) from error
         self._graph = graph
 
 

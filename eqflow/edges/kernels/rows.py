@@ -1,8 +1,7 @@
-"""Sums of rows in a given order: what is left to add after a pass over tiles.
+"""Sums of consecutive rows: what is left to add after a pass over tiles.
 
-`out_i = Σ_k v[order_k]` over `k` from `ptr_i` to `ptr_{i+1}`: the pieces of a receiver that was
-split, or the edges that leave a sender (CSC order). One program an output row: no atomics, and one
-order of summation.
+`out_i = Σ_k v_k` over `k` from `ptr_i` to `ptr_{i+1}`: the pieces of a receiver that was split. One
+program an output row: no atomics, and one order of summation.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ WIDEST = 128
 
 
 @triton.jit
-def _sum_rows(values, order, ptr, out, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _sum_pieces(values, ptr, out, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < C
@@ -27,21 +26,19 @@ def _sum_rows(values, order, ptr, out, C, ROWS: tl.constexpr, COLUMNS: tl.conste
     for first in range(start, stop, ROWS):
         k = first + tl.arange(0, ROWS)
         there = k < stop
-        at = k if order is None else tl.load(order + k, mask=there, other=0)
         v = tl.load(
-            values + at[:, None] * C + column[None, :], mask=there[:, None] & inside, other=0.0
+            values + k[:, None] * C + column[None, :], mask=there[:, None] & inside, other=0.0
         )
         total += tl.sum(v.to(out.dtype.element_ty), 0)
     tl.store(out + row * C + column, total, mask=inside)
 
 
-def sum_rows(values: Tensor, ptr: Tensor, order: Tensor | None = None) -> Tensor:
-    """`Σ_k v[order_k]` over each segment of `ptr`.
+def sum_pieces(values: Tensor, ptr: Tensor) -> Tensor:
+    """`Σ_k v_k` over each segment of `ptr`.
 
     Args:
         values: Shape (K, …).
-        ptr: Start of each segment of the order, shape (N + 1,).
-        order: Rows of `values`, shape (K,); as they stand where None.
+        ptr: Start of each segment, shape (N + 1,).
 
     Returns:
         Shape (N, …).
@@ -53,7 +50,7 @@ def sum_rows(values: Tensor, ptr: Tensor, order: Tensor | None = None) -> Tensor
         return out
     block = min(triton.next_power_of_2(columns), WIDEST)
     with on_device(values):
-        _sum_rows[count, triton.cdiv(columns, block)](
-            values, order, ptr, out, columns, ROWS=ROWS_AT_ONCE, COLUMNS=block
+        _sum_pieces[count, triton.cdiv(columns, block)](
+            values, ptr, out, columns, ROWS=ROWS_AT_ONCE, COLUMNS=block
         )
     return out

@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from eqflow.edges.graph import Edges
-from eqflow.edges.kernels.rows import sum_rows
+from eqflow.edges.kernels.rows import sum_pieces
 from eqflow.edges.kernels.schedule import ends_of
 from eqflow.geometry.segments import Segments
 
@@ -52,7 +52,7 @@ class Tiles:
 
     def combine(self, partial: Tensor) -> Tensor:
         """Sums by row to sums by receiver, (P, …) to (N, …)."""
-        return partial if self.pieces is None else sum_rows(partial, self.pieces.ptr)
+        return partial if self.pieces is None else sum_pieces(partial, self.pieces.ptr)
 
 
 _tables: WeakKeyDictionary[Edges, dict[int, Tiles]] = WeakKeyDictionary()

@@ -27,7 +27,7 @@ def attention_diffusion(
     query: Tensor, key: Tensor, x: Tensor, edges: Edges, normaliser: str
 ) -> Tensor:
     """`Σ_e a_e (x_c − x_r)`."""
-    if is_watched(x):
+    if is_watched(x) or not query.dtype == key.dtype == x.dtype:
         return composed(query, key, x, edges, normaliser)
     return by_hand.attention_diffusion(query, key, x, edges, normaliser, composed)
 

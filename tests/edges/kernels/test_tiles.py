@@ -4,7 +4,7 @@ import pytest
 import torch
 from loops import GRAPHS, Graph, complete
 
-from eqflow.edges.kernels.rows import sum_rows
+from eqflow.edges.kernels.rows import sum_pieces
 from eqflow.edges.kernels.tiles import MOST_ROWS, tiles_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,4 +70,4 @@ def test_rows_of_any_shape_are_added_up(shape: tuple[int, ...]) -> None:
     ptr = torch.tensor([0, 0, 40, 41, 50], device=DEVICE)
     values = torch.randn(50, *shape, dtype=torch.float64, device=DEVICE)
     expected = [values[a:b].sum(0) for a, b in pairwise(ptr)]
-    torch.testing.assert_close(sum_rows(values, ptr), torch.stack(expected))
+    torch.testing.assert_close(sum_pieces(values, ptr), torch.stack(expected))
