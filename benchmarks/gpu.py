@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,8 @@ def _options() -> argparse.Namespace:
         options.results = folder / ("gpu_rehearsal.json" if options.rehearsal else "gpu.json")
     if options.rehearsal and RESULTS in options.results.resolve().parents:
         parser.error(f"found {options.results}, expected a rehearsal to write outside {RESULTS}.")
+    if find_spec("triton") is None:
+        parser.error("found no Triton, expected it. pip install 'eqflow[triton]'.")
     if not options.rehearsal and not torch.cuda.is_available():
         parser.error("found no GPU, expected one. Pass --rehearsal to run every line without.")
     return options

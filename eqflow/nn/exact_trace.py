@@ -18,9 +18,10 @@ differentiated; training on a trace goes through `pushforward` or autograd.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eqflow.geometry import Segments
+from eqflow.nn.egcl import EGCL
 from eqflow.nn.egnn import EGNN
 from eqflow.nn.linearised import Linearised, differences, squared
 
@@ -62,6 +63,26 @@ def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor
             shift[rows] = found.shift
             trace[group] = found.trace
     return shift, trace
+
+
+def is_linearisable(egnn: EGNN) -> bool:
+    """Whether a network is of the kind that `shift_and_trace` knows the derivative of."""
+    return (
+        egnn.cutoff is None
+        and egnn.edge_features == 0
+        and isinstance(egnn.layers, nn.ModuleList)
+        and all(
+            type(layer) is EGCL
+            and layer.velocity_scale is None
+            and layer.inference is None
+            and (layer.feature_update is None) == (k == len(egnn.layers) - 1)
+            and (
+                layer.feature_update is None
+                or [type(part) for part in layer.feature_update] == [nn.Linear, nn.SiLU, nn.Linear]
+            )
+            for k, layer in enumerate(egnn.layers)
+        )
+    )
 
 
 class _Group:

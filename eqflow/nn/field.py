@@ -13,7 +13,7 @@ from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments, centred
 from eqflow.nn.egcl import CoordinateUpdate
 from eqflow.nn.egnn import EGNN
-from eqflow.nn.exact_trace import shift_and_trace
+from eqflow.nn.exact_trace import is_linearisable, shift_and_trace
 
 
 class AbstractField(nn.Module, ABC):
@@ -169,7 +169,7 @@ class EGNNField(AbstractField):
         self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Velocity and divergence on complete graphs; arguments as in `AbstractField`."""
-        if not edges.is_complete or self.cutoff is not None:
+        if not edges.is_complete or not is_linearisable(self.egnn):
             return None
         h = self._features(t, edges, context)
         shift, trace = shift_and_trace(self.egnn, centred(x, edges.clouds), h, edges.clouds)

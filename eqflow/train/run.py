@@ -227,7 +227,9 @@ class Run:
     def _require_same_run(self, earlier: dict[str, Any] | None) -> None:
         if earlier is None:
             return
-        before, now = _flat(earlier), _flat(self.plain)
+        # A key that an earlier version did not know had the effect of its default.
+        defaults = _flat(asdict(type(self.config)()))
+        before, now = defaults | _flat(earlier), _flat(self.plain)
         same_data = self._has_same_data()
         changed = [
             f"{key}: {before.get(key)!r} → {now.get(key)!r}"

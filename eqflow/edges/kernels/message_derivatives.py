@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from eqflow.edges import reference
 from eqflow.edges.backend import Precision
@@ -94,8 +93,10 @@ class _MessagesDual(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            pull = torch.func.vjp(partial(_composed_dual, ctx.setting), *ctx.saved_tensors)[1]
+            return None, *pull(gradients)
         wanted = ctx.needs_input_grad[1:]
         return None, *dual_gradients(ctx.setting, ctx.saved_tensors, gradients, wanted)
 
@@ -161,6 +162,18 @@ def _composed(setting: Setting, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         network,
         setting.edges,
         envelope,
+    )
+
+
+def _composed_dual(setting: Setting, *tensors: Tensor) -> tuple[Tensor, ...]:
+    slots = setting.slots(tensors)
+    return tuple(
+        reference.egcl_messages_dual(
+            MessageInputs(*slots[:INPUTS]),  # type: ignore[arg-type]
+            MessageTangents(*slots[INPUTS:-WEIGHTS]),  # type: ignore[arg-type]
+            setting.network(slots[-WEIGHTS:]),
+            setting.edges,
+        )
     )
 
 

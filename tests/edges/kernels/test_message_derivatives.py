@@ -213,3 +213,20 @@ def test_tangents_have_the_gradient_of_the_composition(at_once, options, monkeyp
         gradients(lambda *tensors: dual("triton", *tensors), leaves),
         gradients(lambda *tensors: dual("torch", *tensors), leaves),
     )
+
+
+def test_the_derivative_of_a_trace_can_be_differentiated_again() -> None:
+    case = Pass(GRAPHS_TO_PASS["repeated and loops"].edges(DEVICE))
+    primal = MessageInputs(*case.inputs)
+    tangents = directions(primal, 1)
+    found = {}
+    for backend in ("torch", "triton"):
+        leaves = [part.detach().requires_grad_() for part in primal]
+        with use_backend(backend, precision="ieee", strict=True):
+            dual = egcl_messages_dual(MessageInputs(*leaves), tangents, case.network, case.edges)
+            trace = (dual.shift_tangent * tangents.x).sum()  # linear: its covector is a constant
+            first = torch.autograd.grad(trace, leaves, create_graph=True)
+            again = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found[backend] = (*first, *again)
+    for one, other in zip(found["triton"], found["torch"], strict=True):
+        assert_close(one, other, **CLOSE)
