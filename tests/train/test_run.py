@@ -147,6 +147,21 @@ def test_more_steps_continue_a_finished_run(data: Path, tmp_path: Path) -> None:
     assert weights(folder) == weights(straight)
 
 
+def test_a_run_from_before_a_key_was_known_is_resumed_with_the_default_of_that_key(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert tiny.train(data, folder) == 0
+    path = folder / "config.yaml"
+    older = yaml.safe_load(path.read_text("utf-8"))
+    del older["solver"]["capture"], older["solver"]["implementation"]
+    path.write_text(yaml.safe_dump(older, sort_keys=False), "utf-8")
+    assert tiny.train(data, folder) == 0
+    path.write_text(yaml.safe_dump(older, sort_keys=False), "utf-8")
+    assert tiny.train(data, folder, "solver.implementation=torchdiffeq") == 2
+    assert "solver.implementation: 'eqflow' → 'torchdiffeq'" in capsys.readouterr().err
+
+
 def test_final_figures_can_be_asked_for_afterwards(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert tiny.train(data, folder) == 0
