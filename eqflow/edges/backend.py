@@ -67,6 +67,25 @@ def active_backend(like: Tensor | None = None) -> str:
     return "triton" if on_gpu and "triton" in available_backends() else "torch"
 
 
+def current_choice() -> Choice:
+    """What the block around asked for, to be taken along to a backward pass."""
+    return _choice.get()
+
+
+@contextmanager
+def as_chosen(choice: Choice) -> Iterator[None]:
+    """Run the block as `choice` says.
+
+    A backward pass runs wherever and whenever it is asked for, on a GPU in threads of its own that
+    know nothing of the block its forward pass was in.
+    """
+    token = _choice.set(choice)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
 def active_precision() -> Precision:
     """Precision of matrix products inside fused kernels."""
     return _choice.get().precision
@@ -100,11 +119,8 @@ def use_backend(
         raise UsageError(
             f"use_backend: found precision {precision!r}, expected one of {', '.join(PRECISIONS)}."
         )
-    token = _choice.set(Choice(name, precision, strict))
-    try:
+    with as_chosen(Choice(name, precision, strict)):
         yield
-    finally:
-        _choice.reset(token)
 
 
 @contextmanager

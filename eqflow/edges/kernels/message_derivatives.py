@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eqflow.edges import reference
-from eqflow.edges.backend import Precision
+from eqflow.edges.backend import Precision, as_chosen, current_choice
 from eqflow.edges.kernels.message_arguments import Arguments, Launch
 from eqflow.edges.kernels.message_setting import INPUTS, WEIGHTS, Setting, Slots, weights_of
 from eqflow.edges.kernels.messages_backward import backward_launch, messages_backward
@@ -37,6 +37,7 @@ class _Messages(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.setting, *tensors = inputs
+        ctx.choice = current_choice()
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
@@ -44,8 +45,9 @@ class _Messages(torch.autograd.Function):
     def backward(ctx: Any, shift: Tensor, message: Tensor) -> tuple[Tensor | None, ...]:
         setting, tensors = ctx.setting, ctx.saved_tensors
         if torch.is_grad_enabled():
-            pull = torch.func.vjp(partial(_composed, setting), *tensors)[1]
-            return None, *pull((shift, message))
+            with as_chosen(ctx.choice):
+                pull = torch.func.vjp(partial(_composed, setting), *tensors)[1]
+                return None, *pull((shift, message))
         of_weights = any(setting.slots(ctx.needs_input_grad[1:])[INPUTS:])
         arguments = _arguments(setting, tensors, backward_launch)
         inputs, network = messages_backward(
@@ -90,15 +92,18 @@ class _MessagesDual(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.setting, *tensors = inputs
+        ctx.choice = current_choice()
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            pull = torch.func.vjp(partial(_composed_dual, ctx.setting), *ctx.saved_tensors)[1]
-            return None, *pull(gradients)
+            with as_chosen(ctx.choice):
+                pull = torch.func.vjp(partial(_composed_dual, ctx.setting), *ctx.saved_tensors)[1]
+                return None, *pull(gradients)
         wanted = ctx.needs_input_grad[1:]
-        return None, *dual_gradients(ctx.setting, ctx.saved_tensors, gradients, wanted)
+        with as_chosen(ctx.choice):
+            return None, *dual_gradients(ctx.setting, ctx.saved_tensors, gradients, wanted)
 
     @staticmethod
     def vmap(

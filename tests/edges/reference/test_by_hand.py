@@ -6,7 +6,16 @@ from loops import GRAPHS
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from eqflow.edges import EdgeNetwork, Edges, Gate, dual_silu, egcl_messages
+from eqflow.edges import (
+    EdgeNetwork,
+    Edges,
+    Gate,
+    available_backends,
+    dual_silu,
+    egcl_messages,
+    record_backends,
+    use_backend,
+)
 from eqflow.edges.reference import by_hand
 from eqflow.edges.reference.by_hand import parts
 from eqflow.edges.reference.edge_mlp import Inputs, Tangents, composed, composed_dual
@@ -186,6 +195,18 @@ def test_second_derivatives_are_right_where_the_same_weights_came_before() -> No
         return [*used, *present(torch.autograd.grad(loss(used), leaves, allow_unused=True))]
 
     assert_same(chained(by_hand.edge_mlp), chained(composed), tolerance=1e-9)
+
+
+def test_a_backward_pass_runs_on_the_backend_of_its_forward_pass() -> None:
+    edges, net = GRAPHS["ragged"].edges(), network(GATES["both"])
+    inputs = inputs_for(edges, weighted=True)
+    with use_backend("torch"):
+        found = loss(by_hand.edge_mlp(inputs, net, edges))
+    other = "triton" if "triton" in available_backends() else None
+    with use_backend(other), record_backends() as ran:
+        torch.autograd.grad(found, inputs.receiver, create_graph=True)
+    assert ran
+    assert {backend for _, backend in ran} == {"torch"}
 
 
 def test_batched_gradients_are_those_taken_one_by_one() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.reference.by_hand.parts import (
     attention_blocks_of,
@@ -59,7 +60,7 @@ class _AttentionDiffusion(torch.autograd.Function):
             found.index_add_(0, block.receiver, part.a.unsqueeze(2) * part.difference)
         ctx.edges, ctx.normaliser, ctx.plain = edges, normaliser, plain
         ctx.save_for_backward(query, key, x)
-        ctx.inputs = 3
+        ctx.inputs, ctx.choice = 3, current_choice()
         return found
 
     @staticmethod

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork, Gate
 from eqflow.edges.reference.by_hand.parts import (
@@ -54,7 +55,7 @@ class _DualEdgeMLP(torch.autograd.Function):
             every.extend(kept or ())
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors, *every)
-        ctx.inputs = len(tensors)
+        ctx.inputs, ctx.choice = len(tensors), current_choice()
         return phi, total, dphi, dtotal
 
     @staticmethod

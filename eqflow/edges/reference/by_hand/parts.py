@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqflow.edges.backend import as_chosen
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork, Gate
 
@@ -141,7 +142,7 @@ def plain_backward(
         ]
     wanted = [k for k, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), as_chosen(ctx.choice):
         found = [
             (value, covector)
             for value, covector in zip(formulas(tensors), covectors, strict=True)

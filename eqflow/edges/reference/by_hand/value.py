@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork
 from eqflow.edges.reference.by_hand.parts import (
@@ -55,7 +56,7 @@ class _EdgeMLP(torch.autograd.Function):
             every.extend(kept or ())
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors, *every)
-        ctx.inputs = len(tensors)
+        ctx.inputs, ctx.choice = len(tensors), current_choice()
         return phi, total
 
     @staticmethod
