@@ -1,7 +1,7 @@
 r"""The exact divergence of an equivariant graph network on complete graphs, without autograd.
 
 `tr ∂v/∂x` needs the derivative along each coordinate of each point. Carried forward by hand through
-the linearised layers these directions are cheap where a generic method cannot know it:
+the linearised layers these directions are cheaper than a generic method can make them:
 
 - In the first layer positions enter through `d²` alone: `∂m_ij/∂d_ij²` of each pair, computed
   once, serves all directions.
@@ -32,10 +32,10 @@ GPU_BUDGET = 2**27
 
 @torch.no_grad()
 def shift_and_trace(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor, Tensor]:
-    r"""`x^L − x` of a position network on complete graphs, and its exact divergence.
+    """`x^L − x` of a position network on complete graphs, and its exact divergence.
 
     Args:
-        egnn: Without momentum, edge attributes, inferred edges and cutoff.
+        egnn: One that `is_linearisable`.
         x: Positions, shape (N, d).
         h: Node features, shape (N, features).
         clouds: Nodes of each cloud.

@@ -86,8 +86,8 @@ class _DualEdgeMLP(torch.autograd.Function):
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
         g_dweight = None if tangents.weight is None else torch.empty_like(tangents.weight)
 
-        for block, here_kept in zip(blocks_of(edges), kept, strict=True):
-            state = _Again(block, inputs, tangents, net, here_kept)
+        for block, of_block in zip(blocks_of(edges), kept, strict=True):
+            state = _Again(block, inputs, tangents, net, of_block)
             rows = block.rows
             g_both = torch.cat([g.index_select(0, block.receiver) for g in (g_total, g_dtotal)])
             if inputs.weight is not None and g_weight is not None:

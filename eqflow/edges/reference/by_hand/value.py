@@ -40,7 +40,7 @@ from eqflow.edges.reference.edge_mlp import Inputs, composed
 def edge_mlp(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
     """`φ` (E, 1) and `M` (N, F), as `edge_mlp.composed`."""
     tensors = (*inputs, *network.tensors())
-    phi, total = _EdgeMLP.apply(edges, network, is_recorded(tensors), *tensors)[:2]
+    phi, total = _EdgeMLP.apply(edges, network, is_recorded(tensors), *tensors)
     return phi, total
 
 
@@ -75,8 +75,8 @@ class _EdgeMLP(torch.autograd.Function):
         g_scalars = torch.empty_like(inputs.scalars)
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
 
-        for block, here_kept in zip(blocks_of(edges), kept, strict=True):
-            state = _Again(block, inputs, net, here_kept)
+        for block, of_block in zip(blocks_of(edges), kept, strict=True):
+            state = _Again(block, inputs, net, of_block)
             g_m = g_total.index_select(0, block.receiver)
             if inputs.weight is not None and g_weight is not None:
                 g_weight[block.rows] = (g_m * state.gated()).sum(-1, keepdim=True)
