@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eqflow import rng
 from eqflow.flows import Exact, ExactForward, Hutchinson
-from eqflow.flows.divergence import FieldAt
+from eqflow.flows.field_at import FieldAt
 
 COMPILED = "torch, bf16 autocast, compiled"
 

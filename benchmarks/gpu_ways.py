@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from eqflow import rng
 from eqflow.edges import Edges
 from eqflow.flows import ContinuousFlow
-from eqflow.flows.divergence import FieldAt
+from eqflow.flows.field_at import FieldAt
 from eqflow.geometry import Segments, centred
 from eqflow.nn import EGNNField
 

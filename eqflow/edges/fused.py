@@ -12,7 +12,8 @@ from torch import Tensor
 
 from eqflow.edges.backend import run
 from eqflow.edges.graph import Edges
-from eqflow.edges.network import EdgeNetwork, MessageDual, MessageInputs, MessageTangents
+from eqflow.edges.network import EdgeNetwork, Gate, MessageDual, MessageInputs, MessageTangents
+from eqflow.edges.primitives import require_floats, require_one_type
 from eqflow.edges.reference.attention import attention_weights as _attention_weights
 from eqflow.errors import ShapeError, UsageError
 
@@ -46,6 +47,9 @@ def egcl_messages(
     Returns:
         Coordinate shift (N, d) and message sum (N, F).
 
+    Raises:
+        ShapeError: If a part does not fit the graph and the network, or is of another type.
+
     Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016,
     eq. 9-12.
     """
@@ -67,6 +71,9 @@ def egcl_messages_dual(
         tangent: Directions, S of them on the second axis of each part.
         network: The edge functions.
         edges: The graph.
+
+    Raises:
+        ShapeError: If a part does not fit the graph and the network, or is of another type.
     """
     _require_message(primal, network, edges, "egcl_messages_dual")
     directions = tangent.x.shape[1] if tangent.x.dim() == 3 else 0
@@ -74,11 +81,13 @@ def egcl_messages_dual(
         if moved is None:
             continue
         expected = None if value is None else (len(value), directions, *value.shape[1:])
-        if directions < 1 or moved.shape != expected:
+        if value is None or directions < 1 or moved.shape != expected:
             raise ShapeError(
                 f"egcl_messages_dual: found a tangent of {name} of shape {tuple(moved.shape)}, "
                 f"expected {expected}: that of {name} with S ≥ 1 directions on the second axis."
             )
+        if moved.dtype is not value.dtype:
+            require_one_type("egcl_messages_dual", **{name: value, f"{name}_tangent": moved})
     return run("egcl_messages_dual", primal, tangent, network, edges)
 
 
@@ -100,6 +109,7 @@ def attention_weights(
         Shape (E,) or (E, H).
     """
     _require_normaliser(normaliser)
+    require_floats("attention_weights", query=query, key=key)
     return _attention_weights(query, key, edges, normaliser)
 
 
@@ -131,6 +141,7 @@ def attention_diffusion(
             f"{tuple(x.shape)}, expected (N, C) twice with x (N, D), or (N, H, C) twice with x "
             f"(N, D) or (N, H, D), N = {edges.nodes}."
         )
+    require_floats("attention_diffusion", query=query, key=key, x=x)
     return run("attention_diffusion", query, key, x, edges, normaliser)
 
 
@@ -168,6 +179,16 @@ def _require_message(inputs: MessageInputs, network: EdgeNetwork, edges: Edges, 
         found = None if value is None else tuple(value.shape)
         if found != shape:
             raise ShapeError(f"{where}: found {name} of shape {found}, expected {shape}.")
+    like, weights = inputs.x.dtype, network.tensors()
+    is_one = all(part is None or part.dtype is like for part in (*inputs, *weights))
+    if not (is_one and like.is_floating_point):
+        given = {name: part for name, part in inputs._asdict().items() if part is not None}
+        gates = [name for name in ("attention", "inference") if getattr(network, name)]
+        names = [
+            *network._fields[:6],
+            *(f"{gate}_{part}" for gate in gates for part in Gate._fields),
+        ]
+        require_one_type(where, **given, **dict(zip(names, weights, strict=True)))
 
 
 def _require_normaliser(normaliser: str) -> None:

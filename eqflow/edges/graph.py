@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eqflow.edges.neighbours import nearest_pairs, pairs_within
 from eqflow.errors import ShapeError
-from eqflow.geometry.segments import Segments
+from eqflow.geometry.segments import Segments, lasting
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Edges:
 
     Edges of one receiver are consecutive, so a reduction over incoming edges is a segment sum; the
     order by sender (CSC) for the transposed operations is made when first asked for. Repeated edges
-    and self loops are kept as given.
+    and self loops are kept as given. A copy and a pickle hold the graph alone, without what was
+    derived from it.
 
     Args:
         incoming: Edges grouped by receiver, one segment a node.
@@ -61,6 +63,7 @@ class Edges:
         self._blocks: dict[int, list[Block]] = {}
 
     @classmethod
+    @lasting
     def complete(cls, ptr: Tensor | Segments) -> Edges:
         """Every ordered pair of different nodes within each cloud.
 
@@ -71,6 +74,7 @@ class Edges:
         return cls(Segments.of_lengths(degree), clouds)
 
     @classmethod
+    @lasting
     def radius(cls, x: Tensor, r: float, ptr: Tensor | Segments | None = None) -> Edges:
         """Every ordered pair within a cloud at most `r` apart, self loops excluded.
 
@@ -87,6 +91,7 @@ class Edges:
         return cls._from_pairs(*pairs_within(x, r, clouds), clouds)
 
     @classmethod
+    @lasting
     def knn(cls, x: Tensor, k: int, ptr: Tensor | Segments | None = None) -> Edges:
         """From each node's `k` nearest neighbours within its cloud (all, where it has fewer).
 
@@ -101,6 +106,7 @@ class Edges:
         return cls._from_pairs(*nearest_pairs(x, k, clouds), clouds)
 
     @classmethod
+    @lasting
     def from_index(cls, edge_index: Tensor, n: int, ptr: Tensor | Segments | None = None) -> Edges:
         """Edges of a PyG `edge_index`, shape (2, E): row 0 senders, row 1 receivers.
 
@@ -144,6 +150,7 @@ class Edges:
         return cls(Segments.of_lengths(degree), clouds, sender, order)
 
     @cached_property
+    @lasting
     def sender(self) -> Tensor:
         """Node each edge comes from, shape (E,)."""
         if self._sender is not None:
@@ -174,11 +181,13 @@ class Edges:
         return self.incoming.rows
 
     @cached_property
+    @lasting
     def by_sender(self) -> Tensor:
         """The edges in CSC order: place in CSR order of each edge when sorted by sender, (E,)."""
         return torch.argsort(self.sender, stable=True)
 
     @cached_property
+    @lasting
     def outgoing(self) -> Segments:
         """Edges in CSC order grouped by sender, one segment a node."""
         return Segments.of_lengths(torch.bincount(self.sender, minlength=self.nodes))
@@ -186,18 +195,23 @@ class Edges:
     def blocks(self, size: int) -> list[Block]:
         """All edges in blocks of whole receivers with at most `size` edges, or of one receiver."""
         if size not in self._blocks:
-            ptr = self.incoming.ptr.cpu()
-            blocks, first = [], 0
-            while first < self.nodes:
-                start = int(ptr[first])
-                last = int(torch.searchsorted(ptr, start + size, right=True)) - 1
-                first = max(last, first + 1)
-                rows = slice(start, int(ptr[first]))
-                if rows.stop > rows.start:
-                    blocks.append(Block(rows, self.sender[rows], self.receiver[rows]))
-            self._blocks[size] = blocks
+            self._blocks[size] = self._cut(size)
         return self._blocks[size]
 
+    @lasting
+    def _cut(self, size: int) -> list[Block]:
+        ptr = self.incoming.ptr.cpu()
+        blocks, first = [], 0
+        while first < self.nodes:
+            start = int(ptr[first])
+            last = int(torch.searchsorted(ptr, start + size, right=True)) - 1
+            first = max(last, first + 1)
+            rows = slice(start, int(ptr[first]))
+            if rows.stop > rows.start:
+                blocks.append(Block(rows, self.sender[rows], self.receiver[rows]))
+        return blocks
+
+    @lasting
     def repeat(self, copies: int) -> Edges:
         """The same graph `copies` times side by side, as one larger batch."""
         clouds = Segments.of_lengths(self.clouds.lengths.repeat(copies))
@@ -206,6 +220,18 @@ class Edges:
             return Edges(incoming, clouds)
         shift = torch.arange(copies, device=self.sender.device) * self.nodes
         return Edges(incoming, clouds, (self.sender + shift.unsqueeze(1)).reshape(-1))
+
+    def __getstate__(self) -> dict[str, Tensor | None]:
+        return {
+            "incoming": self.incoming.ptr,
+            "clouds": self.clouds.ptr,
+            "sender": self._sender,
+            "order": self.order,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        incoming, clouds = Segments(state["incoming"]), Segments(state["clouds"])
+        Edges.__init__(self, incoming, clouds, state["sender"], state["order"])
 
     def __repr__(self) -> str:
         kind = "complete, " if self.is_complete else ""

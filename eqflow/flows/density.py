@@ -19,10 +19,11 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
-from eqflow.flows.divergence import AbstractDivergence, divergence_by_name
+from eqflow.flows.divergence import divergence_by_name
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
 from eqflow.flows.results import Drawn, Scores
+from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Clouds, Segments, centred, degrees_of_freedom
 
 # Clouds solved together: enough to fill a core, few enough to share a step size.

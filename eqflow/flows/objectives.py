@@ -12,8 +12,9 @@ from eqflow import rng
 from eqflow.errors import SolverFailed, UsageError
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow
 from eqflow.flows.couplings import AbstractCoupling
-from eqflow.flows.divergence import AbstractDivergence, Hutchinson
+from eqflow.flows.divergence import Hutchinson
 from eqflow.flows.ode import Solver, Status
+from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Segments, degrees_of_freedom
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from eqflow.errors import UsageError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.flows.captured import integrate_captured
 from eqflow.flows.dormand_prince import DormandPrince
 from eqflow.flows.evaluation import Evaluator, Stopped
@@ -76,6 +76,7 @@ def integrate(
 
     Raises:
         UsageError: If the times neither rise nor fall throughout.
+        ShapeError: If the right-hand side returns other shapes than those of the state.
     """
     times = times.detach()
     steps = times.diff()
@@ -90,11 +91,14 @@ def integrate(
     if not torch.is_grad_enabled():
         solver = replace(solver, gradient="direct")
     packing = Packing(initial, clouds)
+    shapes = [part.shape for part in initial]
     y = packing.pack(initial)
     differentiated = tuple(parameters)
 
     def field(t: Tensor, packed: Tensor) -> Tensor:
-        return packing.pack(right_hand_side(t, packing.unpack(packed)))
+        derivative = right_hand_side(t, packing.unpack(packed))
+        _require_shapes(derivative, shapes)
+        return packing.pack(derivative)
 
     deferred = y.is_cuda and _is_own(solver)
     kept = recomputed(field, differentiated) if solver.gradient == "checkpoint" else field
@@ -147,6 +151,24 @@ def _solve(
             adjoint_params=tuple(p for p in parameters if p.requires_grad),
         )
     return odeint(evaluate, y, times, **tolerance, options=options)
+
+
+def _require_shapes(derivative: Any, expected: list[torch.Size]) -> None:
+    """Refuse what packing would take for a derivative, as one broadcast or transposed."""
+    is_state = isinstance(derivative, (tuple, list))
+    if is_state and [getattr(part, "shape", None) for part in derivative] == expected:
+        return
+    if is_state:
+        found = ", ".join(
+            str(tuple(p.shape)) if isinstance(p, Tensor) else repr(p) for p in derivative
+        )
+        found = f"({found})"
+    else:
+        found = "a single tensor" if isinstance(derivative, Tensor) else repr(derivative)
+    raise ShapeError(
+        f"integrate: the right-hand side returned {found}, expected a tuple of tensors of the "
+        f"state's shapes: {', '.join(str(tuple(shape)) for shape in expected)}."
+    )
 
 
 def _is_own(solver: Solver) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,7 +39,8 @@ class Solver:
         method: "dopri5" or "adaptive_heun" (adaptive); "rk4" (the 3/8 rule), "heun", "midpoint" or
             "euler" (fixed steps).
         rtol, atol: Relative and absolute tolerance of an adaptive method, on the root mean square
-            of each cloud's rows and on each per-cloud quantity, the worst cloud deciding.
+            of each cloud's rows and on each per-cloud quantity, the worst cloud deciding; positive
+            and finite.
         steps: Number of steps of a fixed-step method over the whole interval; more where times
             asked for in between are not on that grid.
         step_limit: Most evaluations of the right-hand side in one integration, those of the
@@ -49,12 +52,13 @@ class Solver:
             The last two differentiate by the initial state and the parameters passed, no more.
         implementation: Who takes the steps: "eqflow", or "torchdiffeq" for comparison.
             "adaptive_heun" and the adjoint are torchdiffeq's in either case.
-        capture: Without gradients and on a GPU, record one fixed step as a CUDA graph and replay
-            it; the field must not choose its work by values, as one with a cutoff does. Recording
-            was never run: no GPU was at hand. On a CPU the same steps are taken unrecorded.
+        capture: Without gradients and on tensors on a CUDA device, record one fixed step as a CUDA
+            graph and replay it; the field must not choose its work by values, as one with a cutoff
+            does. On other tensors the same steps are taken unrecorded; where gradients are on,
+            ordinary ones.
 
     Raises:
-        UsageError: If a value is out of range; all problems are named at once.
+        UsageError: If a value is of a wrong type or out of range; all problems are named at once.
     """
 
     method: str = "dopri5"
@@ -74,18 +78,24 @@ class Solver:
             "implementation": IMPLEMENTATIONS,
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value in known):
                 problems.append(
-                    f"solver.{name}: found {getattr(self, name)!r}, "
-                    f"expected one of {', '.join(known)}"
+                    f"solver.{name}: found {value!r}, expected one of {', '.join(known)}"
                 )
         for name in ("rtol", "atol"):
-            if not getattr(self, name) > 0:
-                problems.append(f"solver.{name}: found {getattr(self, name)}, expected above 0")
+            value = getattr(self, name)
+            if not (_is_a(Real, value) and 0 < value < math.inf):
+                problems.append(f"solver.{name}: found {value!r}, expected a finite number above 0")
         for name in ("steps", "step_limit"):
-            if getattr(self, name) < 1:
-                problems.append(f"solver.{name}: found {getattr(self, name)}, expected at least 1")
-        if self.capture and (self.method not in FIXED or self.implementation != "eqflow"):
+            value = getattr(self, name)
+            if not (_is_a(Integral, value) and value >= 1):
+                problems.append(
+                    f"solver.{name}: found {value!r}, expected a whole number, at least 1"
+                )
+        if not isinstance(self.capture, bool):
+            problems.append(f"solver.capture: found {self.capture!r}, expected true or false")
+        elif self.capture and (self.method not in FIXED or self.implementation != "eqflow"):
             problems.append(
                 f"solver.capture: found true with {self.method} by {self.implementation}, "
                 f"expected a fixed-step method ({', '.join(FIXED)}) by eqflow"
@@ -141,3 +151,8 @@ class Solution:
                 "or a fixed-step method."
             )
         return self.states
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a value is a number of a kind, which a truth value is not meant to be."""
+    return isinstance(value, kind) and not isinstance(value, bool)

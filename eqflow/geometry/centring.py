@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eqflow.errors import NotCentered
+from eqflow.errors import NotCentered, ShapeError
 from eqflow.geometry.segments import Segments
 
 # A centre of mass further off than this, relative to the size of the cloud, is not rounding.
@@ -28,7 +28,14 @@ def centred(x: Tensor, ptr: Tensor | Segments) -> Tensor:
 
 
 def require_centred(x: Tensor, ptr: Tensor | Segments) -> None:
-    """Raise `NotCentered` where a centre of mass is off by more than the tolerance of the dtype."""
+    """Raise `NotCentered` where a centre of mass is off by more than the tolerance of the dtype.
+
+    Raises:
+        ShapeError: If positions are of another type than float32, float64 or bfloat16.
+    """
+    if x.dtype not in CENTRE_TOLERANCE:
+        supported = ", ".join(str(dtype) for dtype in CENTRE_TOLERANCE)
+        raise ShapeError(f"x: found {x.dtype}, expected one of {supported}.")
     clouds = Segments.of(ptr)
     offset = clouds.mean(x.detach()).norm(dim=-1)
     size = clouds.mean(x.detach().square().sum(-1)).sqrt()

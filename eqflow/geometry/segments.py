@@ -13,6 +13,10 @@ from torch import Tensor
 
 from eqflow.errors import ShapeError
 
+# Indices outlive the mode they are first asked for in, and one made in inference mode could not be
+# kept for a backward pass.
+lasting = torch.inference_mode(False)
+
 
 class Segments:
     """Rows grouped by `ptr`, with reductions that can be differentiated any number of times.
@@ -28,6 +32,7 @@ class Segments:
     tensor([1., 9.])
     """
 
+    @lasting
     def __init__(self, ptr: Tensor) -> None:
         if ptr.dim() != 1 or ptr.numel() < 1 or ptr.dtype != torch.int64:
             raise ShapeError(
@@ -49,6 +54,7 @@ class Segments:
         return ptr if isinstance(ptr, Segments) else cls(ptr)
 
     @classmethod
+    @lasting
     def of_lengths(cls, lengths: Tensor) -> Segments:
         """Segments of the given lengths, shape (B,)."""
         ptr = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
@@ -78,12 +84,14 @@ class Segments:
         return self.longest
 
     @cached_property
+    @lasting
     def ids(self) -> Tensor:
         """Segment of each row, shape (N,)."""
         every = torch.arange(self.count, device=self.ptr.device)
         return every.repeat_interleave(self.lengths, output_size=self.rows)
 
     @cached_property
+    @lasting
     def place(self) -> Tensor:
         """Place of each row within its segment, shape (N,)."""
         return torch.arange(self.rows, device=self.ptr.device) - self.expand(self.ptr[:-1])

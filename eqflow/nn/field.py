@@ -23,10 +23,17 @@ class AbstractField(nn.Module, ABC):
         cutoff: Distance within which points are connected, or None for complete graphs. A field
             with a cutoff must end its messages smoothly there.
         context_features: Width of the fixed node features it is conditioned on, 0 for none.
+        is_equivariant: Whether turning the state turns the velocity, the graph and the context
+            staying as they are; the exact divergence then asks for fewer directions. It is said
+            of the `forward` beside it: a subclass with a `forward` of its own says it again.
+        message_width: Numbers that a layer holds for each edge and direction, by which directions
+            are taken in parts that fit a cache.
     """
 
     cutoff: float | None = None
     context_features: int = 0
+    is_equivariant: bool = False
+    message_width: int = 64
 
     def connect(self, x: Tensor, clouds: Segments) -> Edges:
         """The graph of the state `x`, shape (N, d)."""
@@ -44,15 +51,20 @@ class AbstractField(nn.Module, ABC):
         """Whether `exact_trace` is there, and is that of this very `forward`."""
         return self._belongs_to_forward("exact_trace")
 
-    def _belongs_to_forward(self, method: str) -> bool:
-        """Whether `method` was written for the `forward` in force, and no hook changes that."""
+    @property
+    def turns_with_state(self) -> bool:
+        """Whether `is_equivariant` is said, and of this very `forward`."""
+        return self.is_equivariant and self._belongs_to_forward("is_equivariant")
+
+    def _belongs_to_forward(self, member: str) -> bool:
+        """Whether a member was written for the `forward` in force, and no hook changes that."""
         where = {
             name: next(k for k, kind in enumerate(type(self).__mro__) if name in vars(kind))
-            for name in ("forward", method)
+            for name in ("forward", member)
         }
-        is_own = type(self).__mro__[where[method]] is not AbstractField
+        is_own = type(self).__mro__[where[member]] is not AbstractField
         changed = self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self)
-        return is_own and where[method] <= where["forward"] and not changed
+        return is_own and where[member] <= where["forward"] and not changed
 
     def pushforward(
         self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None
@@ -113,6 +125,8 @@ class EGNNField(AbstractField):
     eq. 7-12.
     """
 
+    is_equivariant = True
+
     def __init__(
         self,
         context_features: int = 0,
@@ -134,6 +148,7 @@ class EGNNField(AbstractField):
         self.context_features = context_features
         self.time_frequencies = time_frequencies
         self.cutoff = cutoff
+        self.message_width = width
         self.egnn = EGNN(
             context_features + 1 + 2 * time_frequencies,
             width,

@@ -12,9 +12,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from eqflow.edges import DISTANCE_EPSILON
+from eqflow.edges.products import product
 from eqflow.nn.egcl import EGCL
 
 
@@ -59,24 +60,25 @@ class Linearised:
         difference = differences(x)
         d2 = squared(difference)
         scalars = d2.unsqueeze(-1) if a is None else torch.stack([d2, a], -1)
-        z = linear(scalars, layer.scalars.weight)
+        z = product(scalars, layer.scalars.weight)
         z += layer.receiver(h).unsqueeze(2)
         z += layer.sender(h).unsqueeze(1)
         m, s = _activated(z)
-        m, t = _activated(layer.message(m))
-        t *= others.unsqueeze(-1)
         W = layer.message.weight
+        m, t = _activated(product(m, W, layer.message.bias))
+        t *= others.unsqueeze(-1)
 
         lean = omega = None
         if layer.attention is not None:
             gate = torch.sigmoid(layer.attention(m))
             lean = m * (gate * (1 - gate))
-            omega = ((t * layer.attention.weight[0]) @ W).mul_(s)
+            omega = product(t * layer.attention.weight[0], W.t()).mul_(s)
             t *= gate
             m = m * gate
-        phi, slope = _activated(layer.coordinate(m))
-        nu = (slope * layer.coordinate_out.weight[0]) @ layer.coordinate.weight  # ∂φ/∂m
-        mu = ((t * nu) @ W).mul_(s)
+        W_x = layer.coordinate.weight
+        phi, slope = _activated(product(m, W_x, layer.coordinate.bias))
+        nu = product(slope * layer.coordinate_out.weight[0], W_x.t())  # ∂φ/∂m
+        mu = product(t * nu, W.t()).mul_(s)
         if lean is not None and omega is not None:
             mu += (nu * lean).sum(-1, keepdim=True) * omega
 
@@ -134,7 +136,7 @@ class Linearised:
         return gm, self.by_phi * sum(self.phi_by_scalars) + self.by_d2
 
     def _by_scalar(self, column: Tensor) -> Tensor:
-        dm = linear(self.s * column, self.layer.message.weight).mul_(self.t)
+        dm = product(self.s * column, self.layer.message.weight).mul_(self.t)
         if self.lean is not None and self.omega is not None:
             dm += self.lean * (self.omega @ column).unsqueeze(-1)
         return dm
@@ -168,8 +170,8 @@ class Linearised:
 
     def push(self, dx: Tensor, dh: Tensor, da: Tensor | None, budget: int) -> tuple[Tensor, Tensor]:
         """Tangents after the layer of all nodes; `da` (B, n, n, S) are those of `a`."""
-        P = linear(dh, self.layer.receiver.weight)  # (B, r, S, F)
-        Q = linear(dh, self.layer.sender.weight)  # (B, s, S, F)
+        P = product(dh, self.layer.receiver.weight)  # (B, r, S, F)
+        Q = product(dh, self.layer.sender.weight)  # (B, s, S, F)
         along = self.difference @ dx.transpose(2, 3)  # D · dx_r
         dd2 = -2 * (along + along.transpose(1, 2))  # as D_sr = −D_rs
         scalars = [dd2] if da is None else [dd2, da]
@@ -201,15 +203,15 @@ class Linearised:
         rows = Q.transpose(1, 2).reshape(B, S, n * F)
         found = Q.new_empty(B, S, n, F)
         weight = self.layer.message.weight.unsqueeze(1)  # (F, 1, F)
-        step = min(max(budget // (B * n * F * F), 1), n)
-        room = Q.new_empty(B * step * n * F * F)  # one for all: allocating costs more than a pass
-        for r in range(0, n, step):
-            t, s = self.t[:, r : r + step], self.s[:, r : r + step]
-            shape = (B, t.shape[1], F, n, F)
-            block = torch.mul(s.unsqueeze(2), weight, out=room[: math.prod(shape)].view(shape))
-            block *= t.transpose(2, 3).unsqueeze(-1)
-            product = rows @ block.view(B, -1, n * F).transpose(1, 2)
-            found[:, :, r : r + step] = product.view(B, S, -1, F)
+        step = min(max(budget // (n * F * F), 1), n)
+        room = Q.new_empty(step * n * F * F)  # one for all: allocating costs more than a pass
+        for b in range(B):
+            for r in range(0, n, step):
+                t, s = self.t[b, r : r + step], self.s[b, r : r + step]
+                shape = (len(t), F, n, F)
+                block = torch.mul(s.unsqueeze(1), weight, out=room[: math.prod(shape)].view(shape))
+                block *= t.transpose(1, 2).unsqueeze(-1)
+                found[b, :, r : r + step] = product(rows[b], block.view(-1, n * F)).view(S, -1, F)
         return found.transpose(1, 2)
 
     def trace_at(self, points: Tensor, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:
@@ -247,11 +249,11 @@ class Linearised:
         """Tangent of the feature update from those of the message sum, and of `h`."""
         inner, _, outer = self.layer.feature_update
         if dh is None:
-            moved = linear(total, inner.weight[:, -total.shape[-1] :])
+            moved = product(total, inner.weight[:, -total.shape[-1] :])
         else:
-            moved = linear(torch.cat([dh, total], -1), inner.weight)
+            moved = product(torch.cat([dh, total], -1), inner.weight)
         node = self.node if points is None else self.node[:, points]
-        return linear(moved.mul_(node.unsqueeze(2)), outer.weight)
+        return product(moved.mul_(node.unsqueeze(2)), outer.weight)
 
 
 def differences(x: Tensor) -> Tensor:

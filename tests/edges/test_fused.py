@@ -132,7 +132,8 @@ def test_messages_have_derivatives_of_two_orders_also_where_points_coincide() ->
 
 def test_a_part_of_a_message_that_does_not_fit_is_an_error_that_says_which() -> None:
     edges = Edges.complete(torch.tensor([0, 3]))
-    x, nodes, scalars = torch.zeros(3, 2), torch.zeros(3, F), torch.zeros(6, K)
+    shapes = (3, 2), (3, F), (6, K)
+    x, nodes, scalars = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
     network = layer(K).network
     wrong = {
         r"found x of shape \(2, 2\), expected \(3, 2\)": (x[:2], nodes, nodes, scalars, None),
@@ -156,7 +157,51 @@ def test_a_part_of_a_message_that_does_not_fit_is_an_error_that_says_which() -> 
             egcl_messages_dual(primal, tangent, network, edges)
 
 
+def test_a_message_has_one_floating_type() -> None:
+    edges = Edges.complete(torch.tensor([0, 3]))
+    network = layer(K).network
+    good = MessageInputs(
+        *(torch.ones(s, dtype=torch.float64) for s in ((3, 2), (3, F), (3, F), (6, K), (6,)))
+    )
+
+    def messages(given: MessageInputs, network: EdgeNetwork) -> None:
+        egcl_messages(*given[:4], network, edges, given.envelope)
+
+    messages(good, network)
+    for name, part in good._asdict().items():
+        for dtype in (torch.float32, torch.int64, torch.bool):
+            # The first is what the others are compared with.
+            expected = name if name != "x" or dtype is not torch.float32 else "receiver"
+            found = torch.float64 if expected != name else dtype
+            with pytest.raises(ShapeError, match=f"egcl_messages: found .*{expected} of {found}"):
+                messages(good._replace(**{name: part.to(dtype)}), network)
+    for k, weight in enumerate(network.tensors()):
+        weights = list(network.tensors())
+        weights[k] = weight.float()
+        with pytest.raises(ShapeError, match=r"found x of torch.float64 and \w+ of torch.float32"):
+            messages(good, network.with_tensors(weights))
+    for name, part in good._asdict().items():
+        tangent = MessageTangents(good.x[:, None])._replace(**{name: part[:, None].float()})
+        with pytest.raises(
+            ShapeError, match=f"found {name} .* and {name}_tangent of torch.float32"
+        ):
+            egcl_messages_dual(good, tangent, network, edges)
+
+
 # Attention diffusion.
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+@pytest.mark.parametrize("wrong", ["query", "key", "x"])
+def test_attention_takes_floats(wrong: str, dtype: torch.dtype) -> None:
+    edges = Edges.complete(torch.tensor([0, 3]))
+    given = {name: torch.ones(3, 2) for name in ("query", "key", "x")}
+    given[wrong] = given[wrong].to(dtype)
+    with pytest.raises(ShapeError, match=f"attention_diffusion: found {wrong} of {dtype}"):
+        attention_diffusion(**given, edges=edges)
+    if wrong != "x":
+        with pytest.raises(ShapeError, match=f"attention_weights: found {wrong} of {dtype}"):
+            attention_weights(given["query"], given["key"], edges)
 
 
 def dense_attention(query: Tensor, key: Tensor, x: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,22 @@
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from loops import GRAPHS, Graph
+from torch import Tensor
 
-from eqflow.edges import Edges
+from eqflow.edges import (
+    EdgeNetwork,
+    Edges,
+    attention_diffusion,
+    egcl_messages,
+    gather,
+    segment_softmax,
+    segment_sum,
+    weighted_difference,
+)
 from eqflow.errors import ShapeError
 from eqflow.geometry import Segments
 
@@ -111,3 +125,95 @@ def test_clouds_may_be_given_as_segments() -> None:
 def test_an_index_that_does_not_fit_is_an_error(index, n: int, ptr, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         Edges.from_index(index, n, ptr)
+
+
+# What is made on the way and kept.
+
+MAKERS = {
+    "complete": lambda: Edges.complete(torch.tensor([0, 3, 6])),
+    "complete, ragged": lambda: Edges.complete(torch.tensor([0, 3, 4, 6])),
+    "from_index": lambda: Edges.from_index(torch.tensor([[0, 1, 2, 0, 1], [1, 0, 1, 2, 2]]), 3),
+    "radius": lambda: Edges.radius(torch.arange(6.0)[:, None], 2.5, torch.tensor([0, 4, 6])),
+    "knn": lambda: Edges.knn(torch.arange(6.0)[:, None] ** 2, 2, torch.tensor([0, 4, 6])),
+}
+every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, requires_grad=True)
+
+
+def messages(edges: Edges) -> Tensor:
+    shapes = (4, 1), (4, 4), (4,), (4, 4), (4,), (1, 4)
+    network = EdgeNetwork(*(draw(*shape) for shape in shapes), None, None, 1.0, stabilized=True)
+    n = edges.nodes
+    return egcl_messages(draw(n, 2), draw(n, 4), draw(n, 4), None, network, edges)[0]
+
+
+USES: dict[str, Callable[[Edges], Tensor]] = {
+    "gather": lambda edges: gather(draw(edges.nodes), edges),
+    "gather at receivers": lambda edges: gather(draw(edges.nodes), edges, "receiver"),
+    "segment_sum": lambda edges: segment_sum(draw(edges.count), edges),
+    "segment_sum at senders": lambda edges: segment_sum(draw(edges.count), edges, "sender"),
+    "segment_softmax": lambda edges: segment_softmax(draw(edges.count), edges),
+    "weighted_difference": lambda edges: weighted_difference(
+        draw(edges.count), draw(edges.nodes, 2), edges
+    ),
+    "attention_diffusion": lambda edges: attention_diffusion(
+        *(draw(edges.nodes, 2) for _ in range(3)), edges
+    ),
+    "egcl_messages": messages,
+    "clouds": lambda edges: edges.clouds.expand(draw(edges.clouds.count)),
+    "blocks": lambda edges: draw(edges.nodes)[edges.blocks(4)[0].sender],
+    "by_sender": lambda edges: draw(edges.count)[edges.by_sender],
+    "outgoing": lambda edges: edges.outgoing.sum(draw(edges.count)),
+    "repeat": lambda edges: segment_sum(draw(2 * edges.count), edges.repeat(2)),
+}
+
+
+@pytest.mark.parametrize("made_there", [False, True])
+@pytest.mark.parametrize("first", USES)
+@every_maker
+def test_a_graph_first_used_in_inference_mode_can_be_trained_on(
+    make: Callable[[], Edges], first: str, made_there: bool
+) -> None:
+    with torch.inference_mode(made_there):
+        edges = make()
+    with torch.inference_mode():
+        assert USES[first](edges).is_inference()
+    for use in USES.values():
+        use(edges).square().sum().backward()
+
+
+@every_maker
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda edges: pickle.loads(pickle.dumps(edges))],  # noqa: S301
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_is_the_same_graph_without_what_was_derived_from_it(
+    make: Callable[[], Edges], copied: Callable[[Edges], Edges]
+) -> None:
+    edges = make()
+    fresh = set(vars(edges)), len(pickle.dumps(edges))
+    for use in USES.values():
+        use(edges)
+    assert set(vars(edges)) > fresh[0]  # or this would test nothing
+    other = copied(edges)
+    assert set(vars(other)) == fresh[0]
+    assert other._blocks == {}
+    assert "ids" not in vars(other.incoming)
+    assert len(pickle.dumps(edges)) == fresh[1]
+    assert listed(other) == listed(edges)
+    assert other.is_complete == edges.is_complete
+    assert torch.equal(other.clouds.ptr, edges.clouds.ptr)
+    assert torch.equal(other.by_sender, edges.by_sender)
+    assert (other.order is None) == (edges.order is None)
+    if other.order is not None:
+        assert torch.equal(other.order, edges.order)
+
+
+def test_a_complete_graph_is_pickled_without_its_pairs() -> None:
+    edges = Edges.complete(torch.tensor([0, 1000]))
+    assert len(edges.sender) == 999_000
+    assert len(pickle.dumps(edges)) < 20_000

@@ -8,6 +8,7 @@ from example_flows import (
     LinearField,
     element_flow,
     enlarged_field,
+    flow_of,
     ragged,
     subspace_basis,
 )
@@ -15,7 +16,7 @@ from tolerances import TOLERANCE
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.errors import UsageError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.flows import ContinuousFlow, Exact, Hutchinson, Solver, Status, integrate
 from eqflow.flows.continuous import DATA, LATENT
 from eqflow.geometry import Clouds, Segments, centred
@@ -287,3 +288,45 @@ def test_the_door_is_the_one_the_flow_goes_through() -> None:
     )
     there = ContinuousFlow(field).transport(x, segments, start=DATA, end=LATENT, solver=TIGHT)
     assert torch.allclose(there.x, direct.final()[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("of_weights", [False, True])
+@pytest.mark.parametrize("of_positions", [False, True])
+def test_a_flow_in_float16_is_refused_by_name(of_weights: bool, of_positions: bool) -> None:
+    flow = ContinuousFlow(enlarged_field()).float()
+    x, segments = ragged(sizes=(3, 2))
+    x = x.half() if of_positions else x.float()
+    flow = flow.half() if of_weights else flow
+    t = torch.tensor(0.5, dtype=x.dtype)
+    for where, call in {
+        "velocity": lambda: flow.velocity(t, x, segments),
+        "transport": lambda: flow.transport(x, segments, start=1.0, end=0.0, solver=Solver()),
+        "trajectory": lambda: flow.trajectory(x, segments, torch.tensor([1, 0]), solver=Solver()),
+    }.items():
+        if not (of_weights or of_positions):
+            call()
+            continue
+        what = "positions" if of_positions else "weights"
+        with pytest.raises(ShapeError, match=rf"{where}: found {what} of torch.float16, expected"):
+            call()
+
+
+def test_a_whole_flow_in_float16_says_so_when_it_samples_or_scores() -> None:
+    flow = flow_of(enlarged_field(), 3).half()
+    structures = Clouds(*ragged(sizes=(3, 3))[:1], torch.tensor([0, 3, 6]))
+    for call in (
+        lambda: flow.sample(2),
+        lambda: flow.sample_and_log_prob(2),
+        lambda: flow.trajectory(2),
+        lambda: flow.log_prob(structures),
+    ):
+        with pytest.raises(ShapeError, match=r"found positions of torch.float16.*flow\.float\(\)"):
+            call()
+
+
+def test_a_flow_in_bfloat16_is_carried_in_it() -> None:
+    flow = ContinuousFlow(enlarged_field()).bfloat16()
+    x, segments = ragged(sizes=(3, 2))
+    there = flow.transport(x.bfloat16(), segments, start=0.0, end=1.0, solver=Solver("rk4"))
+    assert there.x.dtype is torch.bfloat16
+    assert bool(there.succeeded.all())

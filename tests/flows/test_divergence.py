@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tolerances import TOLERANCE
 from torch import Tensor
 
 from eqflow import rng
+from eqflow.edges import Edges
 from eqflow.errors import UsageError
 from eqflow.flows import (
     AbstractDivergence,
@@ -19,10 +21,12 @@ from eqflow.flows import (
     Hutchinson,
     HutchPlusPlus,
 )
+from eqflow.flows.exact import ExactReverse
 from eqflow.geometry import Segments, centre_of_mass, centred
+from eqflow.nn import AbstractField
 
 SIZES = (4, 1, 3, 2)
-EXACT = [Exact(), ExactForward(chunk=2), ExactForward()]
+EXACT = [Exact(), ExactReverse(), ExactForward(chunk=2), ExactForward()]
 ESTIMATORS = [
     Hutchinson(1, "rademacher"),
     Hutchinson(1, "gaussian"),
@@ -131,6 +135,89 @@ def test_no_graph_is_kept_where_gradients_are_off(divergence: AbstractDivergence
         trace = divergence(egnn_velocity(clouds), x, clouds, probes)
     assert not trace.estimates.requires_grad
     assert not trace.velocity.requires_grad
+
+
+class Scaled(torch.autograd.Function):
+    """`w x`, remembering whose derivatives its backward pass was asked for."""
+
+    asked: ClassVar[list[tuple[bool, ...]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        Scaled.asked.append(ctx.needs_input_grad)
+        return g * weight, (g * x).sum(0)
+
+
+class SpiedField(AbstractField):
+    """`v = w x · context · (1 + t)` on centred positions, with the weight in a part of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Module()
+        self.inner.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+        self.is_broken = False
+
+    def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
+        if self.is_broken:
+            raise KeyError
+        v = Scaled.apply(centred(x, edges.clouds), self.inner.weight * (1 + t))
+        return centred(v if context is None else v * context, edges.clouds)
+
+
+SEVERAL_PROBES = [Hutchinson(2), HutchPlusPlus(1, 2)]
+
+
+@pytest.mark.parametrize("divergence", [Exact(), *SEVERAL_PROBES], ids=name_of)
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_no_derivative_by_weights_is_asked_for_where_none_is_wanted(
+    divergence: AbstractDivergence, is_wanted: bool
+) -> None:
+    x, clouds = ragged()
+    field = SpiedField()
+    weight = field.inner.weight
+    context = torch.full((clouds.rows, 1), 0.5, dtype=x.dtype, requires_grad=True)
+    t = torch.tensor(0.3, dtype=x.dtype, requires_grad=True)
+    velocity = ContinuousFlow(field).dynamics(clouds, context)(t, x)
+    Scaled.asked.clear()
+    with torch.set_grad_enabled(is_wanted):
+        divergence(velocity, x, clouds, divergence.probes(x, clouds, rng.generator(0)))
+    assert set(Scaled.asked) == {(True, is_wanted)}
+    assert field.inner.weight is weight
+    assert list(field.parameters()) == [weight]
+    assert weight.requires_grad
+
+
+@pytest.mark.parametrize("make", [egnn_velocity, mixing_velocity])
+@pytest.mark.parametrize("divergence", SEVERAL_PROBES, ids=name_of)
+def test_an_estimate_is_the_same_where_gradients_are_off(
+    divergence: AbstractDivergence, make: Callable[[Segments], Callable[[Tensor], Tensor]]
+) -> None:
+    x, clouds = ragged()
+    velocity = make(clouds)
+    probes = divergence.probes(x, clouds, rng.generator(0))
+    with torch.no_grad():
+        off = divergence(velocity, x, clouds, probes)
+    on = divergence(velocity, x, clouds, probes)
+    for one, other in zip(off, on, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other.detach(), rtol=0, atol=TOLERANCE[x.dtype])
+
+
+def test_weights_come_back_also_from_a_field_that_fails() -> None:
+    x, clouds = ragged()
+    field = SpiedField()
+    weight = field.inner.weight
+    velocity = ContinuousFlow(field).dynamics(clouds)(torch.tensor(0.3).double(), x)
+    field.is_broken = True
+    with pytest.raises(KeyError), torch.no_grad():
+        Hutchinson(2)(velocity, x, clouds, Hutchinson(2).probes(x, clouds, rng.generator(0)))
+    assert field.inner.weight is weight
 
 
 @pytest.mark.parametrize("divergence", [*EXACT, *ESTIMATORS], ids=name_of)

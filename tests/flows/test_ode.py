@@ -6,12 +6,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tolerances import TOLERANCE
 from torch import Tensor
 
-from eqflow.errors import SolverFailed, UsageError
+from eqflow.errors import ShapeError, SolverFailed, UsageError
 from eqflow.flows import Solver, Status, integrate
 from eqflow.flows.ode import ADAPTIVE, FIXED, State
 from eqflow.geometry import Segments
@@ -371,6 +372,94 @@ def test_all_problems_of_a_solver_are_named_at_once() -> None:
         Solver("rk5", rtol=0, atol=float("nan"), steps=0, step_limit=0, gradient="none")
     for name in ("method", "rtol", "atol", "steps", "step_limit", "gradient"):
         assert f"solver.{name}: found" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("steps", 2.5, "a whole number, at least 1"),
+        ("steps", "10", "a whole number, at least 1"),
+        ("steps", True, "a whole number, at least 1"),
+        ("steps", -3, "a whole number, at least 1"),
+        ("steps", float("nan"), "a whole number, at least 1"),
+        ("step_limit", 1e3, "a whole number, at least 1"),
+        ("step_limit", None, "a whole number, at least 1"),
+        ("rtol", "x", "a finite number above 0"),
+        ("rtol", "1e-3", "a finite number above 0"),
+        ("rtol", True, "a finite number above 0"),
+        ("atol", None, "a finite number above 0"),
+        ("atol", -1e-5, "a finite number above 0"),
+        ("atol", float("nan"), "a finite number above 0"),
+        ("atol", math.inf, "a finite number above 0"),
+        ("atol", 1e-5j, "a finite number above 0"),
+        ("method", 4, "one of dopri5"),
+        ("gradient", None, "one of direct"),
+        ("implementation", ["eqflow"], "one of eqflow"),
+        ("capture", "no", "true or false"),
+    ],
+)
+def test_a_value_of_a_wrong_type_or_range_is_refused(
+    name: str, value: object, expected: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        Solver(**{name: value})
+    assert str(raised.value).startswith(f"solver.{name}: found {value!r}, expected {expected}")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    Solver(steps=np.int64(3), step_limit=np.int32(9), rtol=np.float32(1e-3), atol=1)
+
+
+WRONG_SHAPES = {
+    "a column that would be broadcast": lambda y, s: (y[:, :1], s),
+    "a row that would be broadcast": lambda y, s: (y[0], s),
+    "a number that would be broadcast": lambda y, s: (y.sum(), s),
+    "transposed": lambda y, s: (y.t(), s),
+    "flat": lambda y, s: (y.reshape(-1), s),
+    "a quantity a cloud without its axis": lambda y, s: (y, s[:, 0]),
+    "a part too few": lambda y, s: (y,),
+    "a part too many": lambda y, s: (y, s, s),
+    "no tuple": lambda y, s: torch.cat([y.reshape(-1), s.reshape(-1)]),
+    "no tensor": lambda y, s: (y, None),
+    "nothing": lambda y, s: None,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "dopri5"},
+        {"method": "rk4"},
+        {"method": "euler", "capture": True},
+        {"method": "rk4", "gradient": "checkpoint"},
+        {"method": "adaptive_heun"},
+        {"method": "dopri5", "gradient": "adjoint"},
+    ],
+    ids=str,
+)
+def test_a_derivative_of_another_shape_is_an_error_at_the_first_evaluation(
+    how: dict, wrong: object
+) -> None:
+    calls = []
+
+    def right_hand_side(t: Tensor, state: State) -> object:
+        calls.append(t)
+        return wrong(*state)
+
+    initial = (torch.ones(4, 2), torch.zeros(2, 1))
+    clouds = Segments(torch.tensor([0, 2, 4]))
+    with pytest.raises(ShapeError, match=r"returned .*, expected a tuple .* \(4, 2\), \(2, 1\)\."):
+        integrate(right_hand_side, initial, torch.tensor([0.0, 1.0]), Solver(**how), clouds)
+    assert len(calls) == 1
+
+
+def test_a_derivative_of_another_shape_is_an_error_where_there_is_one_point() -> None:
+    for wrong in (torch.ones(3), torch.ones(1, 1), torch.ones(3, 1)):
+        with pytest.raises(ShapeError, match=r"expected a tuple .* \(1, 3\)\."):
+            integrate(
+                lambda t, s, wrong=wrong: (wrong,), (torch.ones(1, 3),), times(0, 1), Solver()
+            )
 
 
 def test_a_batch_without_rows_is_solved() -> None:

@@ -5,7 +5,7 @@ import torch
 from tolerances import TOLERANCE
 from torch.autograd import gradcheck, gradgradcheck
 
-from eqflow.errors import NotCentered
+from eqflow.errors import NotCentered, ShapeError
 from eqflow.geometry import (
     Clouds,
     centre_of_mass,
@@ -76,3 +76,8 @@ def test_a_cloud_off_the_origin_is_refused_by_its_index():
 def test_degrees_of_freedom_count_the_subspace():
     ptr = torch.tensor([0, 0, 1, 5])
     assert degrees_of_freedom(ptr, 3).tolist() == [0, 0, 9]
+
+
+def test_a_type_without_a_tolerance_is_refused_by_name():
+    with pytest.raises(ShapeError, match="float16"):
+        require_centred(TINY.x.half(), TINY.segments)

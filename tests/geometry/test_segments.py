@@ -204,3 +204,13 @@ def test_values_of_another_length_are_refused(layout):
         rows.expand(torch.zeros(rows.count + 1, 2))
     with pytest.raises(ShapeError, match="shape"):
         rows.sum(torch.zeros(()))
+
+
+@pytest.mark.parametrize("sizes", [[2, 3, 1], [2, 2]], ids=["ragged", "uniform"])
+def test_segments_made_and_used_in_inference_mode_can_be_trained_through_afterwards(sizes):
+    with torch.inference_mode():
+        rows = segments(sizes)
+        assert rows.expand(rows.mean(torch.ones(rows.rows))).shape == rows.place.shape
+    x = torch.ones(rows.rows, 2, requires_grad=True)
+    (x * rows.expand(rows.mean(x)) * rows.place.unsqueeze(1)).sum().backward()
+    assert x.grad is not None

@@ -28,6 +28,9 @@ from eqflow.edges.reference.edge_mlp import (
     composed_dual,
 )
 
+# Edges times features from where on the pass by hand was the faster one on a CPU.
+SMALL = 3 * 2**14
+
 
 def egcl_messages(
     x: Tensor,
@@ -44,7 +47,8 @@ def egcl_messages(
     a = d2 if scalars is None else torch.cat([d2, scalars], -1)
     s = None if envelope is None else envelope.unsqueeze(1)
 
-    edge_mlp = composed if is_watched(x) else by_hand.edge_mlp
+    is_plain = is_watched(x) or _is_small(receiver, edges)
+    edge_mlp = composed if is_plain else by_hand.edge_mlp
     c, message = edge_mlp(Inputs(receiver, sender, a, s), network, edges)
     if network.coordinate_range is not None:
         c = network.coordinate_range * torch.tanh(c)
@@ -75,7 +79,7 @@ def egcl_messages_dual(
     s = None if primal.envelope is None else primal.envelope.unsqueeze(1)
     ds = None if tangent.envelope is None else tangent.envelope.unsqueeze(2)
 
-    is_plain = tangent.x.shape[1] > 1 or is_watched(primal.x)
+    is_plain = tangent.x.shape[1] > 1 or is_watched(primal.x) or _is_small(primal.receiver, edges)
     dual_edge_mlp = composed_dual if is_plain else by_hand.dual_edge_mlp
     c, message, dc, dmessage = dual_edge_mlp(
         Inputs(primal.receiver, primal.sender, a, s),
@@ -105,6 +109,11 @@ def egcl_messages_dual(
         segment_sum(-(dc * D.unsqueeze(1) + c.unsqueeze(1) * dD), edges),
         dmessage,
     )
+
+
+def _is_small(features: Tensor, edges: Edges) -> bool:
+    """Whether preparing a pass by hand would cost more than it saves."""
+    return not features.is_cuda and edges.count * features.shape[1] < SMALL
 
 
 def _degree(edges: Edges, like: Tensor) -> Tensor:

@@ -76,5 +76,9 @@ def test_huge_logits_of_one_receiver_are_finite_and_leave_others_alone(normalise
 def test_wide_rows_are_taken_in_smaller_blocks() -> None:
     edges = GRAPHS["ragged"].edges()
     narrow, wide = torch.zeros(edges.nodes, 1, 64), torch.zeros(edges.nodes, 8, 64)
-    assert parts.attention_blocks_of(edges, narrow, narrow) is edges.blocks(parts.CPU_BLOCK)
-    assert parts.attention_blocks_of(edges, wide, wide) is edges.blocks(parts.CPU_BLOCK // 8)
+    assert parts.attention_blocks_of(edges, narrow, narrow) is edges.blocks(
+        parts.CPU_ATTENTION_BLOCK
+    )
+    assert parts.attention_blocks_of(edges, wide, wide) is edges.blocks(
+        parts.CPU_ATTENTION_BLOCK // 8
+    )

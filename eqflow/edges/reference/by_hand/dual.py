@@ -14,6 +14,7 @@ from torch import Tensor
 from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork, Gate
+from eqflow.edges.products import product
 from eqflow.edges.reference.by_hand.parts import (
     Kept,
     WeightGradients,
@@ -46,7 +47,7 @@ class _DualEdgeMLP(torch.autograd.Function):
         phi, dphi = inputs.scalars.new_empty(2, edges.count, 1)
         total, dtotal = inputs.receiver.new_zeros(2, *inputs.receiver.shape)
         every: list[Tensor] = []
-        for block in blocks_of(edges):
+        for block in blocks_of(edges, 2 if keep else 1):
             phis, both, kept = _forward(block, inputs, tangents, net, keep=keep)
             phi[block.rows], dphi[block.rows] = phis.chunk(2)
             m, dm = both.chunk(2)
@@ -78,7 +79,7 @@ class _DualEdgeMLP(torch.autograd.Function):
                 return phi, total, dphi.squeeze(1), dtotal.squeeze(1)
 
             return None, None, None, *plain_backward(ctx, plain, covectors)
-        after = WeightGradients(net)
+        after = WeightGradients(ctx, net)
         g_receiver, g_sender, g_dreceiver, g_dsender = inputs.receiver.new_zeros(
             4, *inputs.receiver.shape
         )
@@ -86,10 +87,12 @@ class _DualEdgeMLP(torch.autograd.Function):
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
         g_dweight = None if tangents.weight is None else torch.empty_like(tangents.weight)
 
-        for block, of_block in zip(blocks_of(edges), kept, strict=True):
+        for block, of_block in zip(blocks_of(edges, 2), kept, strict=True):
             state = _Again(block, inputs, tangents, net, of_block)
             rows = block.rows
-            g_both = torch.cat([g.index_select(0, block.receiver) for g in (g_total, g_dtotal)])
+            g_both = torch.empty_like(state.m)
+            for g, half in zip((g_total, g_dtotal), g_both.chunk(2), strict=True):
+                torch.index_select(g, 0, block.receiver, out=half)
             if inputs.weight is not None and g_weight is not None:
                 g_s, g_ds = g_weight[rows], None if g_dweight is None else g_dweight[rows]
                 ds = None if tangents.weight is None else tangents.weight[rows]
@@ -98,21 +101,19 @@ class _DualEdgeMLP(torch.autograd.Function):
                 g_both = after.dual_gate("inference", net.inference, state.m, state.g_i, g_both)
 
             here = torch.cat([g_phi[rows], g_dphi[rows]])
-            after.add("coordinate_out", here.t() @ state.hidden)
-            g_z3 = _through_activation(here * net.coordinate_out, state.z3)
+            after.product("coordinate_out", state.third.both, here)
+            g_z3 = state.third.back(here * net.coordinate_out)
             after.dual_layer("coordinate", state.m, g_z3)
-            g_both.addmm_(g_z3, net.coordinate_weight)
+            g_both += product(g_z3, net.coordinate_weight.t())
             if net.attention is not None and state.g_a is not None:
                 g_both = after.dual_gate("attention", net.attention, state.m0, state.g_a, g_both)
-            g_z2 = _through_activation(g_both, state.z2)
-            after.dual_layer("message", state.h, g_z2)
-            g_z1 = _through_activation(g_z2 @ net.message_weight, state.z1)
+            g_z2 = state.second.back(g_both)
+            after.dual_layer("message", state.first.both, g_z2)
+            g_z1 = state.first.back(product(g_z2, net.message_weight.t()))
 
             g_z1, g_dz1 = g_z1.chunk(2)
-            after.add("scalar_weight", g_z1.t() @ inputs.scalars[rows])
-            after.add("scalar_weight", g_dz1.t() @ tangents.scalars[rows])
-            g_scalars[rows] = g_z1 @ net.scalar_weight
-            g_dscalars[rows] = g_dz1 @ net.scalar_weight
+            g_scalars[rows] = after.scalars(inputs.scalars[rows], g_z1)
+            g_dscalars[rows] = after.scalars(tangents.scalars[rows], g_dz1)
             block.add_to_receivers(g_receiver, g_z1)
             g_sender.index_add_(0, block.sender, g_z1)
             if tangents.receiver is not None:
@@ -158,10 +159,10 @@ class _Again:
     def __init__(
         self, block: Block, inputs: Inputs, tangents: Tangents, net: EdgeNetwork, kept: Kept
     ) -> None:
-        self.z1 = _z1(block, inputs, tangents, net)
-        self.z2, self.z3 = kept
-        self.h, self.m0, self.hidden = map(_activated, (self.z1, self.z2, self.z3))
-        self.m, self.g_a, self.g_i = self.m0, None, None
+        self.first = _Activation(_z1(block, inputs, tangents, net))
+        self.second, self.third = map(_Activation, kept)
+        self.m = self.m0 = self.second.both
+        self.g_a, self.g_i = None, None
         if net.attention is not None:
             self.g_a = _dual_gate(net.attention, self.m0)
             self.m = _gated(self.m0, self.g_a)
@@ -174,14 +175,16 @@ class _Again:
 
 
 def _z1(block: Block, inputs: Inputs, tangents: Tangents, net: EdgeNetwork) -> Tensor:
-    z = first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net)
-    dz = first_layer(block, tangents.receiver, tangents.sender, tangents.scalars, net)
-    return torch.cat([z, dz])
+    both = inputs.receiver.new_empty(2 * len(block.sender), inputs.receiver.shape[1])
+    z, dz = both.chunk(2)
+    first_layer(block, inputs.receiver, inputs.sender, inputs.scalars, net, out=z)
+    first_layer(block, tangents.receiver, tangents.sender, tangents.scalars, net, out=dz)
+    return both
 
 
 def _dual_layer(both: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`W m + b` above `W dm`."""
-    z = both @ weight.t()
+    z = product(both, weight)
     z[: len(z) // 2] += bias
     return z
 
@@ -195,21 +198,30 @@ def _activated(z_both: Tensor, *, in_place: bool = False) -> Tensor:
     return both
 
 
-def _through_activation(g_both: Tensor, z_both: Tensor) -> Tensor:
-    """`g_z` above `g_dz`; `f'' = σ (1 − σ) (2 + z (1 − 2σ))`."""
-    z, dz = z_both.chunk(2)
-    g_h, g_dh = g_both.chunk(2)
-    found = torch.empty_like(g_both)
-    upper, lower = found.chunk(2)
-    sigma = torch.sigmoid(z)
-    torch.addcmul(z, sigma, z, value=-2, out=upper)
-    upper += 2
-    upper *= sigma - sigma.square()
-    upper *= dz
-    upper *= g_dh
-    upper += slope_times(g_h, z)
-    slope_times.grad_input(g_dh, z, grad_input=lower)
-    return found
+class _Activation:
+    """`silu(z)` above `silu'(z) dz`, with what the way back takes from it: `f' = σ + f (1 − σ)`."""
+
+    def __init__(self, z_both: Tensor) -> None:
+        z, self.dz = z_both.chunk(2)
+        self.both = torch.empty_like(z_both)
+        self.h, dh = self.both.chunk(2)
+        self.sigma = torch.sigmoid(z)
+        torch.mul(z, self.sigma, out=self.h)
+        self.rest = 1 - self.sigma
+        self.slope = torch.addcmul(self.sigma, self.h, self.rest)
+        torch.mul(self.slope, self.dz, out=dh)
+
+    def back(self, g_both: Tensor) -> Tensor:
+        """Make `g_h` above `g_dh` into `g_z` above `g_dz`; `f'' = (1 − σ) (σ (1 − f) + f')`."""
+        curvature = torch.addcmul(self.sigma, self.sigma, self.h, value=-1)
+        curvature += self.slope
+        curvature *= self.rest
+        curvature *= self.dz
+        g_h, g_dh = g_both.chunk(2)
+        g_h *= self.slope
+        g_h.addcmul_(curvature, g_dh)
+        g_dh *= self.slope
+        return g_both
 
 
 def _dual_gate(gate: Gate, both: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ from torch import Tensor
 from eqflow.edges.backend import as_chosen
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork, Gate
+from eqflow.edges.products import outer_product, product
 
 # Edges taken together: on a CPU as many as its cache holds, on a GPU as few launches as can be.
-CPU_BLOCK = 2048
+# Columns of a matrix with a power of two of rows would share a few lines of a CPU's cache.
+CPU_BLOCK = 4000
+CPU_ATTENTION_BLOCK = 2048
 GPU_BLOCK = 2**20
 
 Gradients = list[Tensor | None]
@@ -21,23 +24,27 @@ Kept = tuple[Tensor, Tensor]
 slope_times = torch.ops.aten.silu_backward
 
 
-def blocks_of(edges: Edges) -> list[Block]:
-    """The edges in the portions they are gone through."""
-    return edges.blocks(GPU_BLOCK if edges.sender.is_cuda else CPU_BLOCK)
+def blocks_of(edges: Edges, parts: int = 1) -> list[Block]:
+    """The edges in the portions they are gone through, with `parts` rows kept of each."""
+    return edges.blocks((GPU_BLOCK if edges.sender.is_cuda else CPU_BLOCK) // parts)
 
 
 def attention_blocks_of(edges: Edges, query: Tensor, x: Tensor) -> list[Block]:
     """The edges in portions whose rows of queries and values fill as much of a cache."""
     width = max(query.shape[1] * max(query.shape[2], x.shape[2]) // 64, 1)
-    return edges.blocks(GPU_BLOCK if x.is_cuda else max(CPU_BLOCK // width, 64))
+    return edges.blocks(GPU_BLOCK if x.is_cuda else max(CPU_ATTENTION_BLOCK // width, 64))
 
 
 def first_layer(
-    block: Block, receiver: Tensor | None, sender: Tensor | None, a: Tensor, net: EdgeNetwork
+    block: Block,
+    receiver: Tensor | None,
+    sender: Tensor | None,
+    a: Tensor,
+    net: EdgeNetwork,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`p_r + q_c + W_a a`."""
-    a, weight = a[block.rows], net.scalar_weight.t()
-    z = a @ weight
+    z = torch.mm(a[block.rows], net.scalar_weight.t(), out=out)
     if receiver is not None:
         z += receiver.index_select(0, block.receiver)
     if sender is not None:
@@ -47,43 +54,59 @@ def first_layer(
 
 def layer(m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`W m + b`."""
-    return torch.addmm(bias, m, weight.t())
+    return product(m, weight, bias)
 
 
 class WeightGradients:
-    """Derivatives of the loss by the weights of a network, summed on the way back."""
+    """Derivatives of the loss by the weights of a network, summed on the way back.
 
-    def __init__(self, network: EdgeNetwork) -> None:
+    Where none of them is asked for, as in a divergence, none is made.
+    """
+
+    def __init__(self, ctx: Any, network: EdgeNetwork) -> None:
+        self.wanted = any(ctx.needs_input_grad[-len(network.tensors()) :])
         names = ["scalar_weight", "message", "message_bias", "coordinate", "coordinate_bias"]
         names += ["coordinate_out"]
         gates = [name for name in ("attention", "inference") if getattr(network, name)]
         names += [name for gate in gates for name in (gate, f"{gate}_bias")]
         weights = zip(names, network.tensors(), strict=True)
         self.found = {name: torch.zeros_like(weight) for name, weight in weights}
-
-    def add(self, name: str, gradient: Tensor) -> None:
-        """One block's part."""
-        self.found[name] += gradient
+        self.scalar_weight = network.scalar_weight
 
     def all(self) -> Gradients:
         """In the order of `EdgeNetwork.tensors`."""
-        return list(self.found.values())
+        return list(self.found.values()) if self.wanted else [None] * len(self.found)
+
+    def product(self, name: str, m: Tensor, g_z: Tensor) -> None:
+        """Of `z = W m`."""
+        if self.wanted:
+            self.found[name] += outer_product(g_z, m)
 
     def layer(self, name: str, m: Tensor, g_z: Tensor) -> None:
         """Of `z = W m + b`."""
-        self.add(name, g_z.t() @ m)
-        self.add(f"{name}_bias", g_z.sum(0))
+        self.product(name, m, g_z)
+        self._bias(name, g_z)
 
     def dual_layer(self, name: str, both: Tensor, g_both: Tensor) -> None:
         """Of `z = W m + b` and `dz = W dm`."""
-        self.add(name, g_both.t() @ both)
-        self.add(f"{name}_bias", g_both[: len(g_both) // 2].sum(0))
+        self.product(name, both, g_both)
+        self._bias(name, g_both[: len(g_both) // 2])
+
+    def scalars(self, a: Tensor, g_z: Tensor) -> Tensor:
+        """Of `z = W_a a`; returns `g_a`. Both transposed: fast where `a` has few columns."""
+        if self.wanted:
+            self.found["scalar_weight"] += (a.t() @ g_z).t()
+        return (self.scalar_weight.t() @ g_z.t()).t()
+
+    def _bias(self, name: str, g_z: Tensor) -> None:
+        if self.wanted:
+            self.found[f"{name}_bias"] += g_z.sum(0)
 
     def gate(self, name: str, gate: Gate, m: Tensor, g: Tensor, g_y: Tensor) -> Tensor:
         """Of `y = g(m) m`; returns `g_m`."""
         g_logit = (g_y * m).sum(-1, keepdim=True) * (g * (1 - g))
         self.layer(name, m, g_logit)
-        return torch.addmm(g_y * g, g_logit, gate.weight)
+        return (g_y * g).addcmul_(g_logit, gate.weight)
 
     def dual_gate(
         self, name: str, gate: Gate, both: Tensor, gates: Tensor, g_both: Tensor
@@ -100,7 +123,7 @@ class WeightGradients:
         g_dl = g_dg * slope
         g_ls = torch.cat([g_l, g_dl])
         self.dual_layer(name, both, g_ls)
-        found = g_ls @ gate.weight
+        found = g_ls * gate.weight
         g_m, g_dm = found.chunk(2)
         g_m.addcmul_(g_y, g).addcmul_(g_dy, slope * dl)
         g_dm.addcmul_(g_dy, g)

@@ -22,6 +22,7 @@ from torch.nn.functional import silu
 from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.network import EdgeNetwork
+from eqflow.edges.products import product
 from eqflow.edges.reference.by_hand.parts import (
     Kept,
     WeightGradients,
@@ -70,7 +71,7 @@ class _EdgeMLP(torch.autograd.Function):
 
             return None, None, None, *plain_backward(ctx, plain, (g_phi, g_total))
         inputs, net = Inputs(*tensors[:4]), ctx.network.with_tensors(tensors[4:])
-        after = WeightGradients(net)
+        after = WeightGradients(ctx, net)
         g_receiver, g_sender = torch.zeros_like(inputs.receiver), torch.zeros_like(inputs.sender)
         g_scalars = torch.empty_like(inputs.scalars)
         g_weight = None if inputs.weight is None else torch.empty_like(inputs.weight)
@@ -84,18 +85,17 @@ class _EdgeMLP(torch.autograd.Function):
             if net.inference is not None and state.g_i is not None:
                 g_m = after.gate("inference", net.inference, state.m, state.g_i, g_m)
             here = g_phi[block.rows]
-            after.add("coordinate_out", here.t() @ state.hidden)
+            after.product("coordinate_out", state.hidden, here)
             g_z3 = slope_times(here * net.coordinate_out, state.z3)
             after.layer("coordinate", state.m, g_z3)
-            g_m.addmm_(g_z3, net.coordinate_weight)
+            g_m += product(g_z3, net.coordinate_weight.t())
             if net.attention is not None and state.g_a is not None:
                 g_m = after.gate("attention", net.attention, state.m0, state.g_a, g_m)
             g_z2 = slope_times(g_m, state.z2)
             after.layer("message", state.h, g_z2)
-            g_z1 = slope_times(g_z2 @ net.message_weight, state.z1)
+            g_z1 = slope_times(product(g_z2, net.message_weight.t()), state.z1)
 
-            after.add("scalar_weight", g_z1.t() @ inputs.scalars[block.rows])
-            g_scalars[block.rows] = g_z1 @ net.scalar_weight
+            g_scalars[block.rows] = after.scalars(inputs.scalars[block.rows], g_z1)
             block.add_to_receivers(g_receiver, g_z1)
             g_sender.index_add_(0, block.sender, g_z1)
         return None, None, None, g_receiver, g_sender, g_scalars, g_weight, *after.all()

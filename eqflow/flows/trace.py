@@ -1,0 +1,54 @@
+"""What every way to get a divergence gives, and how it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqflow.geometry import Segments
+
+Velocity = Callable[[Tensor], Tensor]
+
+
+class Trace(NamedTuple):
+    """Velocity and divergence at one state.
+
+    Attributes:
+        velocity: Shape (N, d).
+        estimates: Independent estimates of `tr J`, shape (B, K).
+        jacobian: Estimate of the squared Frobenius norm of `J`, shape (B,), where the method has
+            one.
+    """
+
+    velocity: Tensor
+    estimates: Tensor
+    jacobian: Tensor | None = None
+
+
+class AbstractDivergence(ABC):
+    """One way to get `tr ∂v/∂x` for each cloud of a batch.
+
+    Attributes:
+        is_exact: Whether the trace has no estimation error.
+    """
+
+    is_exact: bool = False
+
+    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
+        """What is drawn once per solve, shape (S, N, d); S = 0 where nothing is."""
+        return x.new_zeros(0, *x.shape)
+
+    def estimates(self) -> int:
+        """Number K of independent estimates."""
+        return 1
+
+    @abstractmethod
+    def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
+        """Velocity and trace at `x`, shape (N, d).
+
+        Differentiable by parameters and `x` where gradients are enabled.
+        """
