@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.functional import linear, silu
+
+from eqflow.edges.watched import is_watched
 
 
 class Dual(NamedTuple):
@@ -51,16 +52,6 @@ def dual_silu(z: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
         return z * sigma, slope.unsqueeze(1) * dz
     value, moved = _DualSilu.apply(z, dz)
     return value, moved
-
-
-def is_watched(like: Tensor) -> bool:
-    """Whether forward mode, `torch.func`, autocast or a compiler needs formulas to be plain."""
-    return (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or torch.is_autocast_enabled(like.device.type)
-    )
 
 
 class _DualSilu(torch.autograd.Function):

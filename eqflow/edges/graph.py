@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eqflow.edges.neighbours import nearest_pairs, pairs_within
 from eqflow.errors import ShapeError
-from eqflow.geometry.segments import Segments, lasting
+from eqflow.geometry.segments import Segments, lasting, without_derived
 
 
 @dataclass(frozen=True)
@@ -221,17 +221,8 @@ class Edges:
         shift = torch.arange(copies, device=self.sender.device) * self.nodes
         return Edges(incoming, clouds, (self.sender + shift.unsqueeze(1)).reshape(-1))
 
-    def __getstate__(self) -> dict[str, Tensor | None]:
-        return {
-            "incoming": self.incoming.ptr,
-            "clouds": self.clouds.ptr,
-            "sender": self._sender,
-            "order": self.order,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        incoming, clouds = Segments(state["incoming"]), Segments(state["clouds"])
-        Edges.__init__(self, incoming, clouds, state["sender"], state["order"])
+    def __getstate__(self) -> dict[str, Any]:
+        return without_derived(self) | {"_blocks": {}}
 
     def __repr__(self) -> str:
         kind = "complete, " if self.is_complete else ""

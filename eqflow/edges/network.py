@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,27 @@ from torch.nn.functional import linear
 
 # Softens a distance at coincident points, where its gradient would be NaN (unit of x squared).
 DISTANCE_EPSILON = 1e-8
+
+
+_WEIGHTS_ARE_CONSTANT = ContextVar("weights_are_constant", default=False)
+
+
+@contextmanager
+def constant_weights() -> Iterator[None]:
+    """Message passes begun within may leave out the derivatives by their weights on the way back.
+
+    A pass written by hand gives all that its inputs ask for, whether it is wanted or not.
+    """
+    token = _WEIGHTS_ARE_CONSTANT.set(True)
+    try:
+        yield
+    finally:
+        _WEIGHTS_ARE_CONSTANT.reset(token)
+
+
+def are_weights_constant() -> bool:
+    """Whether this is within `constant_weights`."""
+    return _WEIGHTS_ARE_CONSTANT.get()
 
 
 class Gate(NamedTuple):

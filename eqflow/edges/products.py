@@ -2,9 +2,9 @@
 
 Torch multiplies float32 matrices on a CPU with its BLAS, and convolutions with oneDNN. Where the
 processor has AVX-512 and the BLAS makes no use of it, as MKL does not on AMD's, oneDNN is twice as
-fast on products of many rows; on few, what each call costs outweighs that. Which of the two runs
-depends on shapes and processor alone, so that a run repeated gives the same bits. Both sum in
-float32; every other type and device goes to torch's own product.
+fast on products of many rows (Intel's were not measured); on few, what a call costs outweighs that.
+Which of the two runs depends on shapes and processor alone, so that a run repeated gives the same
+bits. Both sum in float32; every other type and device goes to torch's own product.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         Shape (..., M).
     """
     if _is_for_onednn(x, weight, COLUMNS):
-        # Rows of more axes and weights with gaps would go a way that is a hundred times slower.
+        # Rows of more axes and weights with gaps would go a way that is a hundred times slower, and
+        # a bias with gaps would be read as if it had none.
         rows = x.reshape(-1, x.shape[-1])
         if not (weight.is_contiguous() or weight.t().is_contiguous()):
             weight = weight.contiguous()
+        bias = None if bias is None else bias.contiguous()
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return found.view(*x.shape[:-1], -1)
     return linear(x, weight, bias)
@@ -48,10 +50,17 @@ def outer_product(g: Tensor, x: Tensor) -> Tensor:
     return g.t() @ x
 
 
+def products(x: Tensor, weights: Tensor) -> Tensor:
+    """`x_b W_bᵀ` for each of B pairs: (B, R, K) and (B, M, K) to (B, R, M)."""
+    if len(x) and _is_for_onednn(x[0], weights[0], COLUMNS):
+        return torch.stack([product(*pair) for pair in zip(x, weights, strict=True)])
+    return x @ weights.transpose(1, 2)
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor, columns: int) -> bool:
     return bool(
         _HAS_ONEDNN
-        and x.dtype == torch.float32
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.shape[-1] >= columns
         and weight.shape[0] >= columns

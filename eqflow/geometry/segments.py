@@ -6,16 +6,35 @@ all segments have one length a sum is a reshape and needs no scatter.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from eqflow.errors import ShapeError
 
-# Indices outlive the mode they are first asked for in, and one made in inference mode could not be
-# kept for a backward pass.
-lasting = torch.inference_mode(False)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def lasting(function: Callable[P, R]) -> Callable[P, R]:
+    """Make indices that outlive inference mode: one made in it is of no use to a backward pass."""
+
+    @wraps(function)
+    def outside(*args: P.args, **options: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **options)
+
+    return outside
+
+
+def without_derived(self: object) -> dict[str, Any]:
+    """What a copy and a pickle hold of an object: all but its cached properties."""
+    members = (member for kind in type(self).__mro__ for member in vars(kind).items())
+    derived = {name for name, member in members if isinstance(member, cached_property)}
+    return {name: value for name, value in vars(self).items() if name not in derived}
 
 
 class Segments:
@@ -47,6 +66,8 @@ class Segments:
             )
         self.ptr = ptr
         self.lengths = lengths
+
+    __getstate__ = without_derived
 
     @classmethod
     def of(cls, ptr: Tensor | Segments) -> Segments:

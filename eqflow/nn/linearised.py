@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from eqflow.edges import DISTANCE_EPSILON
-from eqflow.edges.products import product
+from eqflow.edges.products import product, products
 from eqflow.nn.egcl import EGCL
 
 
@@ -203,15 +203,17 @@ class Linearised:
         rows = Q.transpose(1, 2).reshape(B, S, n * F)
         found = Q.new_empty(B, S, n, F)
         weight = self.layer.message.weight.unsqueeze(1)  # (F, 1, F)
+        clouds = min(max(budget // (n * F) ** 2, 1), B)
         step = min(max(budget // (n * F * F), 1), n)
-        room = Q.new_empty(step * n * F * F)  # one for all: allocating costs more than a pass
-        for b in range(B):
+        room = Q.new_empty(clouds * step * n * F * F)  # allocating costs more than a pass
+        for b in range(0, B, clouds):
             for r in range(0, n, step):
-                t, s = self.t[b, r : r + step], self.s[b, r : r + step]
-                shape = (len(t), F, n, F)
-                block = torch.mul(s.unsqueeze(1), weight, out=room[: math.prod(shape)].view(shape))
-                block *= t.transpose(1, 2).unsqueeze(-1)
-                found[b, :, r : r + step] = product(rows[b], block.view(-1, n * F)).view(S, -1, F)
+                t, s = (part[b : b + clouds, r : r + step] for part in (self.t, self.s))
+                shape = (*t.shape[:2], F, n, F)
+                block = torch.mul(s.unsqueeze(2), weight, out=room[: math.prod(shape)].view(shape))
+                block *= t.transpose(2, 3).unsqueeze(-1)
+                sent = products(rows[b : b + clouds], block.view(len(t), -1, n * F))
+                found[b : b + clouds, :, r : r + step] = sent.view(len(t), S, -1, F)
         return found.transpose(1, 2)
 
     def trace_at(self, points: Tensor, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:

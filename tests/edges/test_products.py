@@ -27,10 +27,26 @@ def test_products_equal_those_of_torch(rows, inner, outer, dtype):
     torch.testing.assert_close(outer_product(g, x), g.t() @ x, **close)
 
 
+@pytest.mark.parametrize("bias", [draw(64, 2)[:, 0], draw(1).expand(64)], ids=["column", "one"])
+@torch.no_grad()
+def test_weights_and_biases_may_have_gaps(bias):
+    x, W = draw(4096, 64), draw(64, 128)[:, 64:]
+    torch.testing.assert_close(product(x, W, bias), linear(x, W, bias), rtol=1e-5, atol=1e-4)
+
+
 @torch.no_grad()
 def test_leading_axes_are_kept():
     x, W = draw(4, 512, 64), draw(64, 64)
     torch.testing.assert_close(product(x, W), x @ W.t(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 64, 128), (5, 7, 32, 32), (0, 7, 32, 32)])
+@torch.no_grad()
+def test_products_of_pairs_are_those_of_each(shape):
+    pairs, rows, inner, outer = shape
+    x, W = draw(pairs, rows, inner), draw(pairs, outer, inner)
+    expected = x @ W.transpose(1, 2)
+    torch.testing.assert_close(products.products(x, W), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.skipif(not products._HAS_ONEDNN, reason="this processor has no use for oneDNN")

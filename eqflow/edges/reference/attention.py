@@ -6,7 +6,6 @@ import math
 
 from torch import Tensor
 
-from eqflow.edges.dual import is_watched
 from eqflow.edges.graph import Edges
 from eqflow.edges.primitives import (
     edge_dot,
@@ -14,6 +13,7 @@ from eqflow.edges.primitives import (
     weighted_difference,
 )
 from eqflow.edges.reference import by_hand
+from eqflow.edges.watched import is_watched
 
 
 def attention_weights(query: Tensor, key: Tensor, edges: Edges, normaliser: str) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eqflow.edges.dual import is_watched
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
     DISTANCE_EPSILON,
@@ -27,6 +26,7 @@ from eqflow.edges.reference.edge_mlp import (
     composed,
     composed_dual,
 )
+from eqflow.edges.watched import is_watched
 
 # Edges times features from where on the pass by hand was the faster one on a CPU.
 SMALL = 3 * 2**14

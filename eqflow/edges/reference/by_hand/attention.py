@@ -23,9 +23,9 @@ from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
 from eqflow.edges.reference.by_hand.parts import (
     attention_blocks_of,
-    is_watched_backward,
     plain_backward,
 )
+from eqflow.edges.watched import is_watched_backward
 
 
 def attention_diffusion(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
-from eqflow.edges.network import EdgeNetwork, Gate
+from eqflow.edges.network import EdgeNetwork, Gate, are_weights_constant
 from eqflow.edges.products import product
 from eqflow.edges.reference.by_hand.parts import (
     Kept,
@@ -21,12 +21,12 @@ from eqflow.edges.reference.by_hand.parts import (
     blocks_of,
     first_layer,
     is_recorded,
-    is_watched_backward,
     plain_backward,
     slope_times,
     split_saved,
 )
 from eqflow.edges.reference.edge_mlp import Inputs, Tangents, composed_dual
+from eqflow.edges.watched import is_watched_backward
 
 
 def dual_edge_mlp(
@@ -57,6 +57,7 @@ class _DualEdgeMLP(torch.autograd.Function):
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors, *every)
         ctx.inputs, ctx.choice = len(tensors), current_choice()
+        ctx.are_weights_constant = are_weights_constant()
         return phi, total, dphi, dtotal
 
     @staticmethod
@@ -232,17 +233,22 @@ def _dual_gate(gate: Gate, both: Tensor) -> Tensor:
 
 def _gated(both: Tensor, gates: Tensor) -> Tensor:
     """`g m` above `g dm + dg m`, with `dg = g (1 − g) dl`."""
-    found = both.clone()
-    _apply(found, gates)
-    return found
+    g, dl = gates.chunk(2, 1)
+    return _with_gate_tangent(both * torch.cat([g, g]), g, dl)
 
 
 def _apply(both: Tensor, gates: Tensor) -> None:
     """Make `both` what `_gated` gives."""
-    (m, dm), (g, dl) = both.chunk(2), gates.chunk(2, 1)
-    dm *= g
-    dm.addcmul_(m, g * (1 - g) * dl)
-    m *= g
+    g, dl = gates.chunk(2, 1)
+    both *= torch.cat([g, g])
+    _with_gate_tangent(both, g, dl)
+
+
+def _with_gate_tangent(both: Tensor, g: Tensor, dl: Tensor) -> Tensor:
+    """Add `dg m` to `g dm`, given `g m` above it."""
+    m, dm = both.chunk(2)
+    dm.addcmul_(m, (1 - g) * dl)
+    return both
 
 
 def _unweigh(

@@ -64,7 +64,8 @@ class WeightGradients:
     """
 
     def __init__(self, ctx: Any, network: EdgeNetwork) -> None:
-        self.wanted = any(ctx.needs_input_grad[-len(network.tensors()) :])
+        asked = any(ctx.needs_input_grad[-len(network.tensors()) :])
+        self.wanted = asked and not ctx.are_weights_constant
         names = ["scalar_weight", "message", "message_bias", "coordinate", "coordinate_bias"]
         names += ["coordinate_out"]
         gates = [name for name in ("attention", "inference") if getattr(network, name)]
@@ -140,16 +141,6 @@ def split_saved(ctx: Any) -> tuple[tuple[Tensor, ...], list[Kept]]:
     saved = ctx.saved_tensors
     kept = saved[ctx.inputs :]
     return saved[: ctx.inputs], list(zip(kept[::2], kept[1::2], strict=True))
-
-
-def is_watched_backward(*covectors: Tensor) -> bool:
-    """Whether a backward pass is to be differentiated, or batched."""
-    batched = torch._C._functorch.is_legacy_batchedtensor  # by `is_grads_batched`
-    return (
-        torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or any(batched(covector) for covector in covectors)
-    )
 
 
 def plain_backward(

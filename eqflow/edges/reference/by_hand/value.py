@@ -21,7 +21,7 @@ from torch.nn.functional import silu
 
 from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Block, Edges
-from eqflow.edges.network import EdgeNetwork
+from eqflow.edges.network import EdgeNetwork, are_weights_constant
 from eqflow.edges.products import product
 from eqflow.edges.reference.by_hand.parts import (
     Kept,
@@ -29,13 +29,13 @@ from eqflow.edges.reference.by_hand.parts import (
     blocks_of,
     first_layer,
     is_recorded,
-    is_watched_backward,
     layer,
     plain_backward,
     slope_times,
     split_saved,
 )
 from eqflow.edges.reference.edge_mlp import Inputs, composed
+from eqflow.edges.watched import is_watched_backward
 
 
 def edge_mlp(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -58,6 +58,7 @@ class _EdgeMLP(torch.autograd.Function):
         ctx.edges, ctx.network = edges, network
         ctx.save_for_backward(*tensors, *every)
         ctx.inputs, ctx.choice = len(tensors), current_choice()
+        ctx.are_weights_constant = are_weights_constant()
         return phi, total
 
     @staticmethod
