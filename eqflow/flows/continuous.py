@@ -33,7 +33,7 @@ class Transport:
     """Where a batch was carried, and what it cost.
 
     Attributes:
-        x: Final state, shape (N, d); NaN in the rows of clouds that failed.
+        x: Final state, shape (N, d + K); NaN in the rows of clouds that failed.
         log_det: Estimates of the integral of the trace along the way travelled, shape (B, K);
             K = 0 where no divergence was asked for.
         path: Integrals of `‖v‖²` and `‖∂v/∂x‖²`, shape (B, 2); (B, 0) where not asked for.
@@ -54,7 +54,7 @@ class Transport:
 
 
 class ContinuousFlow(nn.Module):
-    """A density on the zero-mean subspace, given by a velocity field.
+    """A density on centred positions and the features beside them, given by a velocity field.
 
     Args:
         field: The velocity.
@@ -63,12 +63,12 @@ class ContinuousFlow(nn.Module):
     def __init__(self, field: AbstractField) -> None:
         super().__init__()
         self.field = field
-        self.base = CenteredNormal()
+        self.base = CenteredNormal(field.state_features)
 
     def velocity(
         self, t: Tensor, x: Tensor, clouds: Segments, context: Tensor | None = None
     ) -> Tensor:
-        """The field at `x`, shape (N, d), on the graph it connects there.
+        """The field at `x`, shape (N, d + K), on the graph it connects there.
 
         Raises:
             ShapeError: If positions or weights are of a dtype that flows do not have.
@@ -108,7 +108,7 @@ class ContinuousFlow(nn.Module):
         that belongs to no cloud in particular halves the batch.
 
         Args:
-            x: Centred state, shape (N, d).
+            x: State with centred positions, shape (N, d + K).
             ptr: Start of each cloud.
             context: Fixed node features, shape (N, C).
             start, end: Times; data is at 0, the base density at 1.
@@ -124,7 +124,7 @@ class ContinuousFlow(nn.Module):
         """
         self._require_precision(x, "transport")
         clouds = Segments.of(ptr)
-        probes = _draw(divergence, x, clouds, source)
+        probes = _draw(divergence, x, clouds, source, self.field.state_features)
         columns = 0 if divergence is None else divergence.estimates()
         times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
 
@@ -179,7 +179,7 @@ class ContinuousFlow(nn.Module):
         *,
         solver: Solver,
     ) -> Solution:
-        """The state at each of `times`, (T, N, d) as the first of `Solution.states`.
+        """The state at each of `times`, (T, N, d + K) as the first of `Solution.states`.
 
         Raises:
             ShapeError: If positions or weights are of a dtype that flows do not have.
@@ -232,18 +232,19 @@ def _draw(
     x: Tensor,
     clouds: Segments,
     source: torch.Generator | None,
+    features: int,
 ) -> Tensor:
     if divergence is None:
         return x.new_zeros(0, *x.shape)
     if source is None:
         source = torch.Generator(device=x.device)
-        probes = divergence.probes(x, clouds, source)
+        probes = divergence.probes(x, clouds, source, features)
         if len(probes):
             raise UsageError(
                 "transport: this divergence draws probes; pass source=rng.generator(…)."
             )
         return probes
-    return divergence.probes(x, clouds, source)
+    return divergence.probes(x, clouds, source, features)
 
 
 def _isolate(chosen: Tensor, solution: Solution) -> tuple[Tensor, list[Tensor]]:

@@ -61,6 +61,11 @@ class Flow(nn.Module):
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
             raise UsageError(f"Flow: found scale {scale}, expected a positive length.")
+        if continuous.field.state_features:
+            raise UsageError(
+                f"Flow: found a field of positions and {continuous.field.state_features} features, "
+                "expected one of positions alone; use MolecularFlow."
+            )
         self.continuous = continuous
         self.dimension = dimension
         self.scale = scale
@@ -109,7 +114,7 @@ class Flow(nn.Module):
         return Scores.join(
             [
                 self._score(group, method, seed, start, solver or self.solver)
-                for start, group in _groups(clouds)
+                for start, group in groups(clouds)
             ]
         )
 
@@ -162,7 +167,7 @@ class Flow(nn.Module):
         method = divergence_by_name(divergence) if with_log_prob else None
         parts = []
         with torch.no_grad():
-            for start, group in _groups(template):
+            for start, group in groups(template):
                 batch = self.encode(group)
                 z = self._noise(batch, seed, start)
                 there = self.continuous.transport(
@@ -255,7 +260,7 @@ class Flow(nn.Module):
         template = self._template(count, seed, sizes, numbers)
         films = []
         with torch.no_grad():
-            for start, group in _groups(template):
+            for start, group in groups(template):
                 batch = self.encode(group)
                 z = self._noise(batch, seed, start)
                 times = torch.linspace(LATENT, DATA, frames, dtype=z.dtype, device=z.device)
@@ -332,7 +337,7 @@ class Flow(nn.Module):
         return Clouds(x, segments.ptr, elements)
 
 
-def _groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
+def groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
     """Start and clouds of consecutive groups of at most `GROUP` clouds and `GROUP_PAIRS` pairs."""
     groups = []
     start = pairs = 0

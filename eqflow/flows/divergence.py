@@ -2,7 +2,7 @@ r"""Divergence of a velocity field on packed clouds: exact, Hutchinson, Hutch++.
 
 Fields here are centred and translation invariant, so the trace of the Jacobian on the zero-mean
 subspace is the trace over all coordinates; estimators project their probes onto the subspace, which
-removes the variance of the null directions.
+removes the variance of the null directions. Features beside positions have no such directions.
 
 One interface: `probes` draws what stays fixed during a solve, and calling the object gives velocity
 and trace. An estimator with `K` probes returns `K` independent estimates a cloud, in columns: their
@@ -20,7 +20,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.exact import Exact
-from eqflow.flows.field_at import Pullback, carries_tangents
+from eqflow.flows.field_at import Pullback, carries_tangents, features_of
 from eqflow.flows.trace import AbstractDivergence, Trace, Velocity
 from eqflow.geometry import Segments, centred
 
@@ -48,11 +48,13 @@ class Hutchinson(AbstractDivergence):
         self.count = probes
         self.distribution = distribution
 
-    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        """Projected probes, shape (probes, N, d)."""
+    def probes(
+        self, x: Tensor, clouds: Segments, source: torch.Generator, features: int = 0
+    ) -> Tensor:
+        """Projected probes, shape (probes, N, d + features)."""
         draw = rng.rademacher if self.distribution == "rademacher" else rng.normal
-        shape = tuple(x.shape)
-        return torch.stack([centred(draw(shape, x, source), clouds) for _ in range(self.count)])
+        drawn = [draw(tuple(x.shape), x, source) for _ in range(self.count)]
+        return torch.stack([centred(probe, clouds, features) for probe in drawn])
 
     def estimates(self) -> int:
         """One a probe."""
@@ -99,13 +101,15 @@ class HutchPlusPlus(AbstractDivergence):
         self.count = probes
         self.sketch = sketch
 
-    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        """The sketch, then the residual probes, all projected, shape (sketch + probes, N, d)."""
+    def probes(
+        self, x: Tensor, clouds: Segments, source: torch.Generator, features: int = 0
+    ) -> Tensor:
+        """The sketch, then the residual probes, projected, (sketch + probes, N, d + features)."""
         shape = tuple(x.shape)
         # Gaussian columns span as many dimensions as they are; signs may coincide.
         drawn = [rng.normal(shape, x, source) for _ in range(self.sketch)]
         drawn += [rng.rademacher(shape, x, source) for _ in range(self.count)]
-        return torch.stack([centred(probe, clouds) for probe in drawn])
+        return torch.stack([centred(probe, clouds, features) for probe in drawn])
 
     def estimates(self) -> int:
         """One a probe."""
@@ -131,7 +135,9 @@ class HutchPlusPlus(AbstractDivergence):
     def _basis(self, pullback: Pullback, clouds: Segments, sketch: Tensor) -> list[Tensor]:
         """Orthonormal directions within each cloud, each shape (N, d)."""
         with torch.no_grad():
-            images = torch.stack([centred(pullback(s).detach(), clouds) for s in sketch], -1)
+            features = features_of(pullback.velocity)
+            rows = [centred(pullback(s).detach(), clouds, features) for s in sketch]
+            images = torch.stack(rows, -1)
             directions: list[Tensor] = []
             # What is left of a direction already spanned is rounding: its own square root away.
             rounding = torch.finfo(images.dtype).eps ** 0.5

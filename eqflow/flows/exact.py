@@ -8,14 +8,16 @@ from torch import Tensor
 from eqflow.edges import Dual
 from eqflow.errors import UsageError
 from eqflow.flows.directions import Directions, at_once
-from eqflow.flows.field_at import FieldAt, Pullback, carries_tangents
+from eqflow.flows.field_at import FieldAt, Pullback, carries_tangents, features_of
 from eqflow.flows.trace import AbstractDivergence, Trace, Velocity
 from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
 
-# Measured on a CPU: numbers that forward passes are to be spared before it pays to find what
-# rotations say, directions together before they are cheaper than reverse ones, which do not
-# evaluate the field again, and before that pays `torch.func.jvp` what it costs to begin.
+# Measured on a CPU: directions and numbers in all of them below which the tangents of a field are
+# cheaper than a trace of its own, numbers that forward passes are to be spared before it pays to
+# find what rotations say, directions together before they are cheaper than reverse ones, which do
+# not evaluate the field again, and before that pays `torch.func.jvp` what it costs to begin.
+FEW_DIRECTIONS, LITTLE = 6, 2**19
 WORTH_TURNING = 2**15
 WORTH_FORWARD = 4
 LEAST_MAPPED = 8
@@ -25,7 +27,8 @@ class Exact(AbstractDivergence):
     """The exact trace by the cheapest route that there is.
 
     - The field's own, where nothing is to be differentiated: `EGNNField` on complete graphs, which
-      for one layer, a radial field, is a closed form.
+      for one layer, a radial field, is a closed form. A few clouds of three or four points are
+      done sooner by the next.
     - Else `ExactForward` where the field carries tangents. On a CPU that was measured to be the
       cheapest where the trace is to be differentiated or several directions fit a pass. On a GPU
       it was chosen on paper, for launching fewer and larger kernels than pass after pass.
@@ -39,7 +42,8 @@ class Exact(AbstractDivergence):
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
         """Velocity and trace."""
         if isinstance(velocity, FieldAt):
-            own = None if torch.is_grad_enabled() else velocity.exact_trace(x)
+            is_own = not torch.is_grad_enabled() and not _is_little(velocity, x, clouds)
+            own = velocity.exact_trace(x) if is_own else None
             if own is not None:
                 return Trace(own[0], own[1].unsqueeze(1))
             together = at_once(x, _numbers(velocity, clouds))
@@ -61,7 +65,9 @@ class ExactReverse(AbstractDivergence):
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
         """Velocity and trace, one reverse pass a direction."""
         pullback = Pullback(velocity, x)
-        directions = Directions(pullback.x, clouds, rotations=_turns(velocity, x))
+        directions = Directions(
+            pullback.x, clouds, rotations=_turns(velocity, x), features=features_of(velocity)
+        )
         trace = directions.known(pullback.value)
         for tangents, covectors in directions.blocks(at_once(x, x.numel())):
             for tangent, covector in zip(tangents.unbind(1), covectors.unbind(1), strict=True):
@@ -94,9 +100,11 @@ class ExactForward(AbstractDivergence):
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
         """Velocity and trace, several directions a pass."""
         numbers = _numbers(velocity, clouds)
-        saved = numbers * x.shape[1] * (x.shape[1] - 1) // 2
+        features = features_of(velocity)
+        dimension = x.shape[1] - features
+        saved = numbers * dimension * (dimension - 1) // 2
         rotations = saved >= WORTH_TURNING and _turns(velocity, x)
-        directions = Directions(x, clouds, rotations=rotations)
+        directions = Directions(x, clouds, rotations=rotations, features=features)
         least = 1 if carries_tangents(velocity) else LEAST_MAPPED
         chunk = self.chunk or max(at_once(x, numbers), least)
         value, trace = None, x.new_zeros(clouds.count)
@@ -108,7 +116,7 @@ class ExactForward(AbstractDivergence):
 
 
 def _pushforward(velocity: Velocity, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocity (N, d) and its derivatives along `tangents`, (N, S, d)."""
+    """Velocity (N, d + K) and its derivatives along `tangents`, (N, S, d + K)."""
     if carries_tangents(velocity):
         t, at = velocity.t.to(x.dtype), Dual(x, tangents)
         return velocity.field.pushforward(t, at, velocity.edges, velocity.context)
@@ -120,9 +128,21 @@ def _pushforward(velocity: Velocity, x: Tensor, tangents: Tensor) -> tuple[Tenso
     return values[0], pushed
 
 
+def _is_little(velocity: FieldAt, x: Tensor, clouds: Segments) -> bool:
+    """Whether tangents along all directions that symmetry leaves are the cheapest route."""
+    features = features_of(velocity)
+    d = x.shape[1] - features
+    count = (clouds.longest - 1) * d + clouds.longest * features
+    count -= _turns(velocity, x) * d * (d - 1) // 2
+    numbers = _numbers(velocity, clouds) * count
+    is_small = count <= FEW_DIRECTIONS and numbers < LITTLE
+    return is_small and velocity.field.carries_tangents and not x.is_cuda
+
+
 def _turns(velocity: Velocity, x: Tensor) -> bool:
     """Whether rotations may be made use of; on a GPU the host would wait for ranks."""
-    return isinstance(velocity, FieldAt) and velocity.field.turns_with_state and not x.is_cuda
+    is_plain = not x.is_cuda and not torch._C._are_functorch_transforms_active()
+    return is_plain and isinstance(velocity, FieldAt) and velocity.field.turns_with_state
 
 
 def _numbers(velocity: Velocity, clouds: Segments) -> int:

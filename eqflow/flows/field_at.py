@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from eqflow.edges import Dual, Edges
+from eqflow.edges.network import constant_weights
 from eqflow.flows.trace import Velocity
 from eqflow.nn.field import AbstractField
 
@@ -30,37 +32,17 @@ class FieldAt:
     context: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The velocity at `x`, shape (N, d)."""
+        """The velocity at `x`, shape (N, d + K)."""
         velocity: Tensor = self.field(self.t.to(x.dtype), x, self.edges, self.context)
         return velocity
 
-    def frozen(self) -> Velocity:
-        """The same function with weights, time and context as constants to its derivative.
-
-        Parameters are stood in for while the field is called, as `torch.func.functional_call` does.
-        """
-        context = None if self.context is None else self.context.detach()
-        fixed = replace(self, t=self.t.detach(), context=context)
-
-        def velocity(x: Tensor) -> Tensor:
-            held: list[tuple[dict[str, Any], str, Tensor]] = [
-                (module._parameters, name, parameter)
-                for module in self.field.modules()
-                for name, parameter in module._parameters.items()
-                if parameter is not None and parameter.requires_grad
-            ]
-            try:
-                for owner, name, parameter in held:
-                    owner[name] = parameter.detach()
-                return fixed(x)
-            finally:
-                for owner, name, parameter in held:
-                    owner[name] = parameter
-
-        return velocity
+    def outside_inference(self) -> FieldAt:
+        """The same field, its time and context such as a graph may keep."""
+        context = None if self.context is None else _ordinary(self.context)
+        return replace(self, t=_ordinary(self.t), context=context)
 
     def pushforward(self, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity and its derivative along `direction`, all of shape (N, d)."""
+        """Velocity and its derivative along `direction`, all of shape (N, d + K)."""
         value, tangent = self.field.pushforward(
             self.t.to(x.dtype), Dual(x, direction.unsqueeze(1)), self.edges, self.context
         )
@@ -78,6 +60,11 @@ def carries_tangents(velocity: Velocity) -> TypeGuard[FieldAt]:
     return isinstance(velocity, FieldAt) and velocity.field.carries_tangents
 
 
+def features_of(velocity: Velocity) -> int:
+    """Number of features in the last columns of the state; a bare function has positions alone."""
+    return velocity.field.state_features if isinstance(velocity, FieldAt) else 0
+
+
 @dataclass
 class Pullback:
     """`u ↦ uᵀ J` at one state, through one retained graph."""
@@ -88,24 +75,29 @@ class Pullback:
     def __post_init__(self) -> None:
         self.differentiable = torch.is_grad_enabled()
         velocity = self.velocity
-        if isinstance(velocity, FieldAt) and not self.differentiable:
-            # A backward pass written by hand gives all that its inputs ask for, wanted or not.
-            velocity = velocity.frozen()
-        with torch.enable_grad():
+        if isinstance(velocity, FieldAt):
+            velocity = velocity.outside_inference()
+        constant = nullcontext() if self.differentiable else constant_weights()
+        with torch.inference_mode(False), torch.enable_grad(), constant:
             if not (self.differentiable and self.x.requires_grad):
-                self.x = self.x.detach().requires_grad_()
+                self.x = _ordinary(self.x).detach().requires_grad_()
             self.graph_value = velocity(self.x)
         self.value = self.graph_value if self.differentiable else self.graph_value.detach()
 
     def __call__(self, covector: Tensor) -> Tensor:
-        """`uᵀ J`, shape (N, d)."""
-        with torch.enable_grad():
+        """`uᵀ J`, shape (N, d + K)."""
+        with torch.inference_mode(False), torch.enable_grad():
             (row,) = torch.autograd.grad(
                 self.graph_value,
                 self.x,
-                covector,
+                _ordinary(covector),
                 retain_graph=True,
                 create_graph=self.differentiable,
                 materialize_grads=True,
             )
         return row
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """A tensor that a graph may keep, which one made in inference mode is not."""
+    return x.clone() if x.is_inference() else x

@@ -18,7 +18,7 @@ class Trace(NamedTuple):
     """Velocity and divergence at one state.
 
     Attributes:
-        velocity: Shape (N, d).
+        velocity: Shape (N, d + K).
         estimates: Independent estimates of `tr J`, shape (B, K).
         jacobian: Estimate of the squared Frobenius norm of `J`, shape (B,), where the method has
             one.
@@ -38,8 +38,13 @@ class AbstractDivergence(ABC):
 
     is_exact: bool = False
 
-    def probes(self, x: Tensor, clouds: Segments, source: torch.Generator) -> Tensor:
-        """What is drawn once per solve, shape (S, N, d); S = 0 where nothing is."""
+    def probes(
+        self, x: Tensor, clouds: Segments, source: torch.Generator, features: int = 0
+    ) -> Tensor:
+        """What is drawn once per solve, shape (S, N, d + K); S = 0 where nothing is.
+
+        The last K `features` columns of the state are no positions, and are not centred.
+        """
         return x.new_zeros(0, *x.shape)
 
     def estimates(self) -> int:
@@ -48,7 +53,7 @@ class AbstractDivergence(ABC):
 
     @abstractmethod
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:
-        """Velocity and trace at `x`, shape (N, d).
+        """Velocity and trace at `x`, shape (N, d + K).
 
         Differentiable by parameters and `x` where gradients are enabled.
         """

@@ -6,6 +6,7 @@ from eqflow.geometry.centring import (
     centred,
     degrees_of_freedom,
     require_centred,
+    split_state,
 )
 from eqflow.geometry.clouds import Clouds
 from eqflow.geometry.rotations import kabsch, random_orthogonal, rotate
@@ -23,4 +24,5 @@ __all__ = [
     "random_orthogonal",
     "require_centred",
     "rotate",
+    "split_state",
 ]

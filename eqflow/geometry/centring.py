@@ -1,4 +1,7 @@
-"""Centres of mass, and the zero-mean subspace on which translation-invariant densities live."""
+"""Centres of mass, and the zero-mean subspace on which translation-invariant densities live.
+
+A state may hold features beside positions, in its last columns: only positions have a centre.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,32 @@ def centre_of_mass(x: Tensor, ptr: Tensor | Segments) -> Tensor:
     return Segments.of(ptr).mean(x)
 
 
-def centred(x: Tensor, ptr: Tensor | Segments) -> Tensor:
-    """Positions with each cloud's centre of mass moved to the origin, shape (N, d).
+def split_state(state: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    """Positions (…, d) and features (…, K) of a state (…, d + K).
+
+    Raises:
+        ShapeError: If no column is left for positions.
+    """
+    dimension = state.shape[-1] - features
+    if dimension < 1:
+        raise ShapeError(
+            f"state: found {state.shape[-1]} columns, expected at least one coordinate before "
+            f"{features} features."
+        )
+    return state[..., :dimension], state[..., dimension:]
+
+
+def centred(x: Tensor, ptr: Tensor | Segments, features: int = 0) -> Tensor:
+    """Positions with each cloud's centre of mass moved to the origin, shape (N, …, d + features).
 
     As a linear map this is the orthogonal projection onto the zero-mean subspace, which has
-    `(n − 1) d` dimensions for `n` points in `d` dimensions.
+    `(n − 1) d` dimensions for `n` points in `d` dimensions; the last `features` columns stay as
+    they are.
     """
     clouds = Segments.of(ptr)
+    if features:
+        positions, rest = split_state(x, features)
+        return torch.cat([centred(positions, clouds), rest], -1)
     return x - clouds.expand(clouds.mean(x))
 
 
@@ -48,6 +70,7 @@ def require_centred(x: Tensor, ptr: Tensor | Segments) -> None:
         )
 
 
-def degrees_of_freedom(ptr: Tensor | Segments, dimension: int) -> Tensor:
-    """Dimension `(n − 1) d` of each cloud's zero-mean subspace, shape (B,)."""
-    return (Segments.of(ptr).lengths - 1).clamp(min=0) * dimension
+def degrees_of_freedom(ptr: Tensor | Segments, dimension: int, features: int = 0) -> Tensor:
+    """Dimension `(n − 1) d` of each cloud's zero-mean subspace, and `n K` of features; (B,)."""
+    lengths = Segments.of(ptr).lengths
+    return (lengths - 1).clamp(min=0) * dimension + lengths * features

@@ -45,6 +45,9 @@ COORDINATE_GAIN = 1e-3
 class EGCL(nn.Module):
     """One E(n)-equivariant graph convolution, for points in any dimension.
 
+    Its linear layers hold weights that are read, not modules that are called: change a weight by
+    `torch.nn.utils.parametrize`, not by a hook.
+
     Args:
         features: Width of the node features `h`.
         width: Width of the messages; `features` where None.

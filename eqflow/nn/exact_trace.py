@@ -68,7 +68,8 @@ def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor
 def is_linearisable(egnn: EGNN) -> bool:
     """Whether a network is of the kind that `shift_and_trace` knows the derivative of."""
     return (
-        egnn.cutoff is None
+        egnn.is_as_made
+        and egnn.cutoff is None
         and egnn.edge_features == 0
         and isinstance(egnn.layers, nn.ModuleList)
         and all(

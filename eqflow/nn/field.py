@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from eqflow.edges import Dual, Edges
-from eqflow.errors import ShapeError, UsageError
-from eqflow.geometry import Segments, centred
+from eqflow.errors import UsageError
+from eqflow.geometry import Segments, centred, split_state
+from eqflow.nn.conditioning import Conditioning
 from eqflow.nn.egcl import CoordinateUpdate
 from eqflow.nn.egnn import EGNN
 from eqflow.nn.exact_trace import is_linearisable, shift_and_trace
@@ -19,27 +18,34 @@ from eqflow.nn.exact_trace import is_linearisable, shift_and_trace
 class AbstractField(nn.Module, ABC):
     """A velocity for every row of a packed state, given time, graph and fixed node features.
 
+    The state of a row is a position of `d` coordinates, centred per cloud, and behind it as many
+    features as evolve along with it.
+
     Attributes:
+        state_features: Number K of features in the last columns of the state; 0 where it holds
+            positions alone.
         cutoff: Distance within which points are connected, or None for complete graphs. A field
             with a cutoff must end its messages smoothly there.
         context_features: Width of the fixed node features it is conditioned on, 0 for none.
-        is_equivariant: Whether turning the state turns the velocity, the graph and the context
-            staying as they are; the exact divergence then asks for fewer directions. It is said
-            of the `forward` beside it: a subclass with a `forward` of its own says it again.
+        is_equivariant: Whether turning the positions turns their velocity and no other, the graph
+            and the context staying as they are; the exact divergence then asks for fewer
+            directions. It is said of the `forward` beside it: a subclass with a `forward` of its
+            own says it again.
         message_width: Numbers that a layer holds for each edge and direction, by which directions
             are taken in parts that fit a cache.
     """
 
+    state_features: int = 0
     cutoff: float | None = None
     context_features: int = 0
     is_equivariant: bool = False
     message_width: int = 64
 
     def connect(self, x: Tensor, clouds: Segments) -> Edges:
-        """The graph of the state `x`, shape (N, d)."""
+        """The graph of the state `x`, shape (N, d + K), which is that of its positions."""
         if self.cutoff is None:
             return Edges.complete(clouds)
-        return Edges.radius(x, self.cutoff, clouds)
+        return Edges.radius(split_state(x, self.state_features)[0], self.cutoff, clouds)
 
     @property
     def carries_tangents(self) -> bool:
@@ -73,10 +79,10 @@ class AbstractField(nn.Module, ABC):
 
         Args:
             t, edges, context: As in `forward`.
-            x: State (N, d) and directions (N, S, d).
+            x: State (N, d + K) and directions (N, S, d + K).
 
         Returns:
-            Shapes (N, d) and (N, S, d), differentiable once.
+            Shapes (N, d + K) and (N, S, d + K), differentiable once.
 
         Raises:
             UsageError: If the field does not carry tangents.
@@ -86,7 +92,7 @@ class AbstractField(nn.Module, ABC):
     def exact_trace(
         self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Velocity (N, d) and divergence (B,), where the field has a way of its own to get it.
+        """Velocity (N, d + K) and divergence (B,), where the field has a way of its own to get it.
 
         Arguments are those of `forward`. Nothing that is returned can be differentiated. None where
         there is no such way for this graph.
@@ -99,20 +105,20 @@ class AbstractField(nn.Module, ABC):
 
         Args:
             t: Time, a scalar, or one a cloud, shape (B,).
-            x: State, shape (N, d).
+            x: State, shape (N, d + K).
             edges: The graph, as `connect` made it for this state.
             context: Fixed node features, shape (N, context_features), or None.
 
         Returns:
-            Shape (N, d).
+            Shape (N, d + K).
         """
 
 
 class EGNNField(AbstractField):
     r"""The field of the equivariant normalizing flow: `ẋ = x^L − x`, its mean removed.
 
-    :math:`x^L = \mathrm{EGNN}(x, [\mathrm{context}, \tau(t)])` with time as node features
-    :math:`\tau(t) = (t, \cos \pi k t, \sin \pi k t)_{k = 1 \dots K}`.
+    :math:`x^L = \mathrm{EGNN}(x, [\mathrm{context}, \tau(t)])` with time as node features, see
+    `Conditioning`.
 
     Args:
         context_features: Width of the conditioning node features.
@@ -140,17 +146,12 @@ class EGNNField(AbstractField):
         cutoff: float | None = None,
     ) -> None:
         super().__init__()
-        if time_frequencies < 0 or context_features < 0:
-            raise UsageError(
-                f"EGNNField: found time_frequencies={time_frequencies}, "
-                f"context_features={context_features}; expected 0 or more."
-            )
+        self.conditioning = Conditioning(context_features, time_frequencies)
         self.context_features = context_features
-        self.time_frequencies = time_frequencies
         self.cutoff = cutoff
         self.message_width = width
         self.egnn = EGNN(
-            context_features + 1 + 2 * time_frequencies,
+            self.conditioning.width,
             width,
             layers,
             attention=attention,
@@ -161,9 +162,14 @@ class EGNNField(AbstractField):
             positions_only=True,
         )
 
+    @property
+    def carries_tangents(self) -> bool:
+        """Whether `pushforward` is that of this very `forward`, also in its network."""
+        return super().carries_tangents and self.egnn.is_as_made
+
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
         """The velocity; arguments as in `AbstractField`."""
-        h = self._features(t, edges, context)
+        h = self.conditioning(t, edges.clouds, context)
         x = centred(x, edges.clouds)  # far from the origin `x^L − x` would lose digits
         moved = self.egnn(x, h, edges)[0]
         return centred(moved - x, edges.clouds)
@@ -172,9 +178,9 @@ class EGNNField(AbstractField):
         self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Velocity and tangents; arguments as in `AbstractField`."""
-        h = self._features(t, edges, context)
+        h = self.conditioning(t, edges.clouds, context)
         x = Dual(*(centred(part, edges.clouds) for part in x))
-        moved, _ = self.egnn.pushforward(x, h, edges)
+        moved, _ = self.egnn.pushforward(x, Dual(h), edges)
         value, tangent = (
             centred(there - here, edges.clouds) for there, here in zip(moved, x, strict=True)
         )
@@ -186,21 +192,6 @@ class EGNNField(AbstractField):
         """Velocity and divergence on complete graphs; arguments as in `AbstractField`."""
         if not edges.is_complete or not is_linearisable(self.egnn):
             return None
-        h = self._features(t, edges, context)
+        h = self.conditioning(t, edges.clouds, context)
         shift, trace = shift_and_trace(self.egnn, centred(x, edges.clouds), h, edges.clouds)
         return centred(shift, edges.clouds), trace
-
-    def _features(self, t: Tensor, edges: Edges, context: Tensor | None) -> Tensor:
-        """Node features that depend on time and context, shape (N, C + 1 + 2K)."""
-        found = 0 if context is None else context.shape[-1]
-        if found != self.context_features:
-            raise ShapeError(
-                f"EGNNField: found {found} context features, expected {self.context_features}."
-            )
-        h = edges.clouds.expand(self._time_features(t.expand(edges.clouds.count)))
-        return h if context is None else torch.cat([context, h], -1)
-
-    def _time_features(self, t: Tensor) -> Tensor:
-        k = torch.arange(1, self.time_frequencies + 1, device=t.device, dtype=t.dtype)
-        angle = math.pi * k * t.unsqueeze(1)
-        return torch.cat([t.unsqueeze(1), angle.cos(), angle.sin()], 1)

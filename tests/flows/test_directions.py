@@ -36,7 +36,7 @@ def _rotations_always_pay(monkeypatch: pytest.MonkeyPatch) -> None:
 def enlarged(seed: int = 0, kind: type[EGNNField] = EGNNField, **options) -> EGNNField:
     """A field whose cutoff leaves its trace to the generic routes."""
     with rng.seeded(seed, "weights"):
-        field = kind(width=6, layers=2, **{"cutoff": 3.0, **options}).double()
+        field = kind(**{"width": 6, "layers": 2, "cutoff": 3.0, **options}).double()
         for parameter in field.parameters():
             parameter.data.normal_(0, 0.4)
     return field
@@ -333,3 +333,27 @@ def test_empty_batches_and_empty_clouds_have_no_divergence(route, sizes) -> None
     trace = traced(route, enlarged(), x, clouds)
     assert trace.shape == (len(sizes),)
     assert (trace[clouds.lengths < 2] == 0).all()
+
+
+def test_a_batch_beyond_the_threshold_looks_at_its_rotations_as_shipped(monkeypatch):
+    monkeypatch.undo()
+    clouds = Segments.of_lengths(torch.tensor([13] * 4))
+    x = centred(rng.normal((52, 3), torch.zeros(()).double(), rng.generator(0, "x")), clouds)
+    field = enlarged(width=64)
+    velocity = ContinuousFlow(field).dynamics(clouds)(TIME, x)
+    assert exact._numbers(velocity, clouds) * 3 >= exact.WORTH_TURNING
+    found = [route(velocity, x, clouds, x[:0]).estimates for route in (Exact(), ExactReverse())]
+    torch.testing.assert_close(*found, **EXACTLY)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=NAMES)
+def test_a_flow_in_half_precision_has_a_trace(route):
+    clouds = Segments.of_lengths(torch.tensor([5, 4]))
+    x = centred(rng.normal((9, 3), torch.zeros(()).double(), rng.generator(0, "x")), clouds)
+    field = enlarged()
+    expected = route(ContinuousFlow(field).dynamics(clouds)(TIME, x), x, clouds, x[:0])
+    half = ContinuousFlow(field.bfloat16()).dynamics(clouds)(TIME.bfloat16(), x)
+    found = route(half, x.bfloat16(), clouds, x[:0].bfloat16())
+    assert found.estimates.isfinite().all()
+    scale = expected.estimates.abs().max()
+    assert ((found.estimates.double() - expected.estimates).abs() < 0.2 * scale).all()

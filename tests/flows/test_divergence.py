@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from tolerances import TOLERANCE
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.edges import Edges
+from eqflow.edges.reference import messages
+from eqflow.edges.reference.by_hand import parts
 from eqflow.errors import UsageError
 from eqflow.flows import (
     AbstractDivergence,
@@ -23,7 +24,6 @@ from eqflow.flows import (
 )
 from eqflow.flows.exact import ExactReverse
 from eqflow.geometry import Segments, centre_of_mass, centred
-from eqflow.nn import AbstractField
 
 SIZES = (4, 1, 3, 2)
 EXACT = [Exact(), ExactReverse(), ExactForward(chunk=2), ExactForward()]
@@ -137,60 +137,44 @@ def test_no_graph_is_kept_where_gradients_are_off(divergence: AbstractDivergence
     assert not trace.velocity.requires_grad
 
 
-class Scaled(torch.autograd.Function):
-    """`w x`, remembering whose derivatives its backward pass was asked for."""
-
-    asked: ClassVar[list[tuple[bool, ...]]] = []
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return x * weight
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        Scaled.asked.append(ctx.needs_input_grad)
-        return g * weight, (g * x).sum(0)
-
-
-class SpiedField(AbstractField):
-    """`v = w x · context · (1 + t)` on centred positions, with the weight in a part of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = torch.nn.Module()
-        self.inner.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-        self.is_broken = False
-
-    def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
-        if self.is_broken:
-            raise KeyError
-        v = Scaled.apply(centred(x, edges.clouds), self.inner.weight * (1 + t))
-        return centred(v if context is None else v * context, edges.clouds)
-
-
 SEVERAL_PROBES = [Hutchinson(2), HutchPlusPlus(1, 2)]
 
 
-@pytest.mark.parametrize("divergence", [Exact(), *SEVERAL_PROBES], ids=name_of)
+@pytest.mark.parametrize("divergence", [ExactReverse(), *SEVERAL_PROBES], ids=name_of)
 @pytest.mark.parametrize("is_wanted", [False, True])
-def test_no_derivative_by_weights_is_asked_for_where_none_is_wanted(
-    divergence: AbstractDivergence, is_wanted: bool
+def test_a_pass_by_hand_makes_derivatives_by_weights_only_where_they_are_wanted(
+    divergence: AbstractDivergence, is_wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(messages, "SMALL", 0)
+    made: list[bool] = []
+    begin = parts.WeightGradients.__init__
+
+    def spied(self: parts.WeightGradients, *arguments: Any) -> None:
+        begin(self, *arguments)
+        made.append(self.wanted)
+
+    monkeypatch.setattr(parts.WeightGradients, "__init__", spied)
     x, clouds = ragged()
-    field = SpiedField()
-    weight = field.inner.weight
-    context = torch.full((clouds.rows, 1), 0.5, dtype=x.dtype, requires_grad=True)
-    t = torch.tensor(0.3, dtype=x.dtype, requires_grad=True)
-    velocity = ContinuousFlow(field).dynamics(clouds, context)(t, x)
-    Scaled.asked.clear()
+    velocity = egnn_velocity(clouds)
     with torch.set_grad_enabled(is_wanted):
-        divergence(velocity, x, clouds, divergence.probes(x, clouds, rng.generator(0)))
-    assert set(Scaled.asked) == {(True, is_wanted)}
-    assert field.inner.weight is weight
-    assert list(field.parameters()) == [weight]
-    assert weight.requires_grad
+        trace = divergence(velocity, x, clouds, divergence.probes(x, clouds, rng.generator(0)))
+    if is_wanted:
+        trace.velocity.square().sum().backward()
+        assert all(weight.grad is not None for weight in velocity.field.egnn.embed.parameters())
+    assert made
+    assert set(made) == {is_wanted}
+
+
+@pytest.mark.parametrize("divergence", [*EXACT, *SEVERAL_PROBES], ids=name_of)
+def test_inference_mode_gives_what_no_grad_gives(divergence: AbstractDivergence) -> None:
+    velocity = egnn_velocity(ragged()[1])
+    found = []
+    for mode in (torch.inference_mode(), torch.no_grad()):
+        with mode:
+            x, clouds = ragged()
+            probes = divergence.probes(x, clouds, rng.generator(0))
+            found.append(divergence(velocity, x, clouds, probes).estimates)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("make", [egnn_velocity, mixing_velocity])
@@ -207,17 +191,6 @@ def test_an_estimate_is_the_same_where_gradients_are_off(
     for one, other in zip(off, on, strict=True):
         if one is not None:
             torch.testing.assert_close(one, other.detach(), rtol=0, atol=TOLERANCE[x.dtype])
-
-
-def test_weights_come_back_also_from_a_field_that_fails() -> None:
-    x, clouds = ragged()
-    field = SpiedField()
-    weight = field.inner.weight
-    velocity = ContinuousFlow(field).dynamics(clouds)(torch.tensor(0.3).double(), x)
-    field.is_broken = True
-    with pytest.raises(KeyError), torch.no_grad():
-        Hutchinson(2)(velocity, x, clouds, Hutchinson(2).probes(x, clouds, rng.generator(0)))
-    assert field.inner.weight is weight
 
 
 @pytest.mark.parametrize("divergence", [*EXACT, *ESTIMATORS], ids=name_of)

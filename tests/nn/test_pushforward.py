@@ -81,7 +81,7 @@ def test_features_come_out_with_their_tangents() -> None:
     egnn = enlarged(EGNN(features=2, width=6, layers=2, infer_edges=True, attention=True))
     edges, x, h = Edges.complete(CLOUDS), draw(CLOUDS.rows, 3), draw(CLOUDS.rows, 2)
     moved = draw(CLOUDS.rows, 2, 3)
-    here, features = egnn.pushforward(Dual(x, moved), h, edges)
+    here, features = egnn.pushforward(Dual(x, moved), Dual(h), edges)
     for s in range(2):
         value, tangent = torch.func.jvp(lambda x: egnn(x, h, edges), (x,), (moved[:, s],))
         for dual, expected, along in zip((here, features), value, tangent, strict=True):
@@ -144,6 +144,43 @@ def test_a_hook_on_the_field_is_heard() -> None:
     with torch.no_grad():
         trace = Exact()(velocity, x, CLOUDS, x.new_zeros(0))
     torch.testing.assert_close(trace.velocity, velocity(x))
+
+
+class Faster(EGNN):
+    """A network whose forward is not the one that its parent's tangents belong to."""
+
+    def forward(self, x: Tensor, h: Tensor, edges: Edges, *rest: Tensor | None) -> tuple:
+        """Moves twice as far."""
+        moved, h = super().forward(x, h, edges, *rest)
+        return x + 2 * (moved - x), h
+
+
+def exchange_network(field: EGNNField) -> None:
+    field.egnn.__class__ = Faster
+
+
+def exchange_activation(field: EGNNField) -> None:
+    field.egnn.layers[0].feature_update[1] = torch.nn.Tanh()
+
+
+def hook_network(field: EGNNField) -> None:
+    field.egnn.register_forward_hook(lambda module, inputs, found: (2 * found[0], found[1]))
+
+
+@pytest.mark.parametrize("change", [exchange_network, exchange_activation, hook_network])
+@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(1)], ids=["exact", "one probe"])
+@torch.no_grad()
+def test_what_is_changed_inside_the_network_is_heard(change, divergence) -> None:
+    field, x = enlarged(EGNNField(width=6, layers=2)), centred(draw(CLOUDS.rows, 3), CLOUDS)
+    assert field.carries_tangents
+    change(field)
+    assert not field.carries_tangents
+    velocity = ContinuousFlow(field).dynamics(CLOUDS)(TIME, x)
+    probes = divergence.probes(x, CLOUDS, rng.generator(0))
+    found = divergence(velocity, x, CLOUDS, probes)
+    expected = divergence(lambda y: velocity(y), x, CLOUDS, probes)  # which knows no field
+    torch.testing.assert_close(found.velocity, velocity(x))
+    torch.testing.assert_close(found.estimates, expected.estimates)
 
 
 def test_func_transforms_pass_through_tangents() -> None:

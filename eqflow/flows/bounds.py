@@ -1,0 +1,112 @@
+r"""What a flow of molecules gives back: bounds with their draws, and molecules with their labels.
+
+Of `K` draws of features with bounds :math:`b_k` the importance-weighted bound is
+:math:`\log \tfrac1K \sum_k e^{b_k}`; it is never below their mean, and tends to `log p`.
+
+Reference: Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519, eq. 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eqflow.flows.ode import Status
+from eqflow.flows.results import Drawn, Scores
+from eqflow.geometry import Clouds
+
+
+@dataclass(frozen=True)
+class BoundScores(Scores):
+    """Lower bounds on log-likelihoods.
+
+    `log_prob` is the bound of all draws, `log_prob_se` its standard error over draws (of features,
+    and of probes where the trace is estimated), NaN for a single one. `terms` are means over draws,
+    and `importance_gain` what weighting the draws adds.
+
+    Attributes:
+        draws: The bound of each draw, shape (B, K); their spread says how loose it is.
+    """
+
+    draws: Tensor
+
+    @classmethod
+    def of_draws(
+        cls,
+        terms: dict[str, Tensor],
+        evaluations: Tensor,
+        status: Sequence[Status],
+        *,
+        weighted: bool,
+    ) -> BoundScores:
+        """Scores of B molecules from K draws each.
+
+        Args:
+            terms: Parts of each draw's bound, shape (B, K).
+            evaluations: Evaluations of the field in each draw, shape (B, K).
+            status: How each of the B K integrations ended, those of a molecule together.
+            weighted: Weight draws by importance; else their mean is taken.
+        """
+        draws = torch.stack(list(terms.values())).sum(0)
+        mean, count = draws.mean(1), draws.shape[1]
+        spread, log_prob = draws, mean
+        if weighted:
+            log_prob = draws.logsumexp(1) - math.log(count)
+            # By the delta method: the relative error of a mean is the error of its logarithm.
+            spread = (draws - log_prob.unsqueeze(1)).exp()
+        error = torch.full_like(mean, float("nan"))
+        if count > 1:
+            error = spread.std(1) / math.sqrt(count)
+        ended = [status[i : i + count] for i in range(0, len(status), count)]
+        return cls(
+            log_prob,
+            error,
+            {name: term.mean(1) for name, term in terms.items()}
+            | {"importance_gain": log_prob - mean},
+            evaluations.sum(1),
+            tuple(_worst(each) for each in ended),
+            draws,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[BoundScores]) -> BoundScores:  # type: ignore[override]
+        """The scores of consecutive groups, at least one, as one."""
+        whole = Scores.join(parts)
+        return cls(
+            whole.log_prob,
+            whole.log_prob_se,
+            whole.terms,
+            whole.evaluations,
+            whole.status,
+            torch.cat([part.draws for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class DrawnMolecules(Drawn):
+    """Sampled molecules, `clouds.numbers` being the elements of their largest features.
+
+    Attributes:
+        integers: Integers of each atom, shape (N, I), int64.
+    """
+
+    integers: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[DrawnMolecules]) -> DrawnMolecules:  # type: ignore[override]
+        """The draws of consecutive groups, at least one, as one."""
+        return cls(
+            Clouds.join([part.clouds for part in parts]),
+            None,
+            torch.cat([part.evaluations for part in parts]),
+            tuple(status for part in parts for status in part.status),
+            torch.cat([part.integers for part in parts]),
+        )
+
+
+def _worst(status: Sequence[Status]) -> Status:
+    return next((each for each in status if each is not Status.SUCCESS), Status.SUCCESS)
