@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from eqflow.edges.backend import Precision
 from eqflow.edges.graph import Edges
 from eqflow.edges.kernels.device import INTERPRETED
+from eqflow.edges.kernels.operands import to_tf32
 from eqflow.edges.kernels.schedule import ends_of
 from eqflow.edges.kernels.tiles import Tiles, tiles_of
 from eqflow.edges.network import EdgeNetwork, MessageInputs
@@ -78,9 +80,9 @@ class Arguments:
             "scalars": self.inputs.scalars,
             "envelope": self.inputs.envelope,
             "scalar_weight": network.scalar_weight,
-            "message_weight": network.message_weight.to(self.operand_dtype),
+            "message_weight": self.operand(network.message_weight),
             "message_bias": network.message_bias,
-            "coordinate_weight": network.coordinate_weight.to(self.operand_dtype),
+            "coordinate_weight": self.operand(network.coordinate_weight),
             "coordinate_bias": network.coordinate_bias,
             "coordinate_out": network.coordinate_out,
             "attention_weight": network.attention and network.attention.weight,
@@ -112,14 +114,20 @@ class Arguments:
         is_rounded = self.precision == "bf16" and not INTERPRETED
         return torch.bfloat16 if is_rounded else self.inputs.x.dtype
 
+    def operand(self, weight: Tensor) -> Tensor:
+        """A weight as products take it."""
+        if self.precision == "tf32" and weight.dtype == torch.float32:
+            return to_tf32(weight)
+        return weight.to(self.operand_dtype)
+
 
 def constants(
     width: int, dimension: int, scalars: int, stabilized: bool, precision: str, launch: Launch
 ) -> dict[str, Any]:
     """What a kernel is compiled for.
 
-    The interpreter has one precision, that of the inputs: it rounds no operand to tf32, and its
-    arithmetic on bf16 is wrong.
+    The interpreter multiplies operands in the type of the inputs, whatever the precision; those of
+    "tf32" are rounded there too, while its arithmetic on bf16 is wrong.
     """
     return {
         "F": width,
@@ -128,7 +136,7 @@ def constants(
         "M": launch.edges,
         "CHUNK": launch.chunk,
         "STABILIZED": stabilized,
-        "PRECISION": "ieee" if INTERPRETED else precision,
+        "PRECISION": "ieee" if INTERPRETED and precision != "tf32" else precision,
         "FAST": precision in ROUNDED and not INTERPRETED,
         "STAGES": launch.stages,
     }

@@ -21,7 +21,6 @@ from eqflow.edges.kernels.message_parts import (
     gate_logit,
     membership,
     normaliser,
-    product,
     second_layer_input,
     sigmoid,
     silu_and_slope,
@@ -32,6 +31,7 @@ from eqflow.edges.kernels.message_parts import (
     tile_edges,
     unbounded_weight,
 )
+from eqflow.edges.kernels.operands import activation_operand, operand, product
 
 # Rows of the sums over edges of gradients that are vectors; columns of `W_a` come last.
 MESSAGE_BIAS = tl.constexpr(0)
@@ -130,7 +130,7 @@ def message_backward_kernel(
 
         if operands is not None:
             slot = (tile - first_tile) * M + tl.arange(0, M).to(tl.int64)[:, None]
-            operand = operands + slot * F
+            place = operands + slot * F
 
         # Forward, to the coordinate weight.
         d2 = squared_distance(x, i, j, there, D)
@@ -204,22 +204,26 @@ def message_backward_kernel(
             _add(gate_biases + 1, tl.sum(dlogit, 0))
 
         # φ_x.
+        m = operand(m, PRECISION)
         if operands is not None:
-            tl.store(operand + MESSAGE * slots * F + every[None, :], m)
+            tl.store(place + MESSAGE * slots * F + every[None, :], m)
         for start in tl.range(0, F, CHUNK, num_stages=STAGES):
             f = start + tl.arange(0, CHUNK)
             c, weight = coordinate_layer(m, coordinate_weight, coordinate_bias, f, F, PRECISION)
             value, slope = silu_and_slope(c, FAST)
             dc = dphi[:, None] * tl.load(coordinate_out + f)[None, :] * slope
-            dm = product(dc, weight, dm, PRECISION)
+            dc_operand = operand(dc, PRECISION)
+            dm = product(dc_operand, weight, dm, PRECISION)
             if vectors is not None:
                 _add(vectors + COORDINATE_OUT * F + f, tl.sum(dphi[:, None] * value, 0))
                 _add(vectors + COORDINATE_BIAS * F + f, tl.sum(dc, 0))
             if matrices is not None:
-                dweight = product(tl.trans(dc), m, tl.zeros((CHUNK, F), d2.dtype), PRECISION)
+                dweight = product(
+                    tl.trans(dc_operand), m, tl.zeros((CHUNK, F), d2.dtype), PRECISION
+                )
                 _add(coordinate_weight_sum + f[:, None] * F + every[None, :], dweight)
             if operands is not None:
-                tl.store(operand + COORDINATE_GRADIENT * slots * F + f[None, :], dc)
+                tl.store(place + COORDINATE_GRADIENT * slots * F + f[None, :], dc_operand)
 
         # Second layer of φ_e and its gate.
         m, slope_h = silu_and_slope(h, FAST)
@@ -233,8 +237,9 @@ def message_backward_kernel(
         dh = dm * slope_h
         if vectors is not None:
             _add(vectors + MESSAGE_BIAS * F + every, tl.sum(dh, 0))
+        dh = operand(dh, PRECISION)
         if operands is not None:
-            tl.store(operand + MESSAGE_GRADIENT * slots * F + every[None, :], dh)
+            tl.store(place + MESSAGE_GRADIENT * slots * F + every[None, :], dh)
 
         # First layer of φ_e.
         dd2 = tl.zeros_like(d2)
@@ -248,11 +253,13 @@ def message_backward_kernel(
             value, slope = silu_and_slope(z, FAST)
             weight = tl.load(message_weight + every[:, None] * F + f[None, :])
             dz = product(dh, weight, tl.zeros((M, CHUNK), d2.dtype), PRECISION) * slope
+            if vectors is not None:
+                value = activation_operand(value, PRECISION, FAST)
             if matrices is not None:
                 dweight = product(tl.trans(dh), value, tl.zeros((F, CHUNK), d2.dtype), PRECISION)
                 _add(message_weight_sum + every[:, None] * F + f[None, :], dweight)
             if operands is not None:
-                tl.store(operand + HIDDEN * slots * F + f[None, :], value)
+                tl.store(place + HIDDEN * slots * F + f[None, :], value)
 
             tl.store(z_gradient + edge[:, None] * F + f[None, :], dz, mask=there[:, None])
             at_row = sum_by_row(member, dz, tl.zeros((R, CHUNK), d2.dtype), PRECISION)

@@ -12,6 +12,7 @@ from eqflow.edges.kernels.message_backward_kernel import message_backward_kernel
 from eqflow.edges.kernels.messages_backward import OPERANDS_FROM, backward_launch
 from eqflow.edges.kernels.messages_dual import dual_launch, message_dual_kernel
 from eqflow.edges.kernels.messages_forward import forward_launch, message_kernel
+from eqflow.edges.kernels.operands import BLOCK, round_kernel
 from eqflow.edges.kernels.outer import ROWS, STAGES, WARPS, outer_sum_kernel
 from eqflow.edges.kernels.outer import WIDEST as WIDEST_BLOCK
 from eqflow.edges.kernels.tiles import FEWEST_ROWS, MOST_ROWS
@@ -26,7 +27,7 @@ def aot_cases() -> list[Case]:
     "plain" is without gates, range, envelope and scalars, "few neighbours" with as many receivers a
     tile as there can be, "inputs only" without gradients of weights.
     """
-    cases = []
+    cases = [_round()]
     for F, precision in product(WIDTHS, get_args(Precision)):
         cases += [
             _case("messages", message_kernel, F, precision),
@@ -65,6 +66,11 @@ def _case(name: str, kernel: object, F: int, precision: Precision, kind: str = "
         constexprs,
         launch.warps,
     )
+
+
+def _round() -> Case:
+    signature = {"values": "*fp32", "out": "*fp32", "count": "i32", "BLOCK": "constexpr"}
+    return Case("round to tf32", round_kernel, signature, {"BLOCK": BLOCK}, 4)
 
 
 def _outer(F: int, precision: Precision) -> Case:

@@ -3,8 +3,8 @@ r"""What the kernels of a message pass share: a tile's edges, their geometry, la
 Inside a kernel a tile is a matrix of `M` edges by features. Rows past the tile's last edge are read
 as zeros, belong to no receiver, and so add nothing. Widths are powers of two.
 
-`PRECISION` names the operands of matrix products: "ieee", "tf32x3", "tf32" or "bf16"; accumulators
-have the type of the inputs. `FAST` takes the hyperbolic tangent of the hardware, 11 bits of it.
+`PRECISION` is that of matrix products, as in `operands`; wide weights come as operands already.
+`FAST` takes the hyperbolic tangent of the hardware, 11 bits of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from eqflow.edges.kernels.operands import activation_operand, operand, product
 from eqflow.edges.network import DISTANCE_EPSILON
 
 EPSILON = tl.constexpr(DISTANCE_EPSILON)
@@ -54,16 +55,6 @@ def tanh(c):
     return result
 
 
-@triton.jit
-def product(a, b, accumulator, PRECISION: tl.constexpr):
-    """`a b + accumulator`, for matrices."""
-    if PRECISION == "bf16":
-        c = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
-    else:
-        c = tl.dot(a, b, accumulator, input_precision=PRECISION, out_dtype=accumulator.dtype)
-    return c
-
-
 # Edges of a tile.
 
 
@@ -92,7 +83,8 @@ def sum_by_row(member, values, zeros, PRECISION: tl.constexpr):
     ones = member.to(zeros.dtype)
     broken = tl.max((~finite).to(tl.int32), 1)
     is_broken = tl.max(member.to(tl.int32) * broken[None, :], 1) > 0
-    total = product(ones, tl.where(finite, values, 0.0), zeros, PRECISION)
+    values = operand(tl.where(finite, values, 0.0), PRECISION)
+    total = product(ones.to(values.dtype), values, zeros, PRECISION)
     return tl.where(is_broken[:, None], float("nan"), total)
 
 
@@ -195,15 +187,16 @@ def second_layer_input(
             receiver_part, sender_part, scalars, scalar_weight, d2, i, j, edge, there, f, F, K
         )
         weight = tl.load(message_weight + every[:, None] * F + f[None, :])
-        h = product(z * sigmoid(z, FAST), tl.trans(weight), h, PRECISION)
+        value = activation_operand(z * sigmoid(z, FAST), PRECISION, FAST)
+        h = product(value, tl.trans(weight), h, PRECISION)
     return h
 
 
 @triton.jit
 def coordinate_layer(m, weight, bias, f, F: tl.constexpr, PRECISION: tl.constexpr):
-    """`c = W_x m + b_x` for the features `f`, and the rows of `W_x` it took."""
+    """`c = W_x m + b_x` for the features `f` and an operand `m`, and the rows of `W_x` it took."""
     weight_f = tl.load(weight + f[:, None] * F + tl.arange(0, F)[None, :])
-    bias_f = tl.zeros((m.shape[0], f.shape[0]), m.dtype) + tl.load(bias + f)[None, :]
+    bias_f = tl.zeros((m.shape[0], f.shape[0]), bias.dtype.element_ty) + tl.load(bias + f)[None, :]
     return product(m, tl.trans(weight_f), bias_f, PRECISION), weight_f
 
 
@@ -221,6 +214,7 @@ def unbounded_weight(
 ):
     """`φ_x(m) = ⟨w, silu(W_x m + b_x)⟩`, (M,)."""
     phi = tl.zeros((m.shape[0],), m.dtype)
+    m = operand(m, PRECISION)
     for start in tl.range(0, F, CHUNK, num_stages=STAGES):
         f = start + tl.arange(0, CHUNK)
         c, _ = coordinate_layer(m, coordinate_weight, coordinate_bias, f, F, PRECISION)

@@ -21,7 +21,6 @@ from eqflow.edges.kernels.message_parts import (
     gate_logit,
     membership,
     normaliser,
-    product,
     sigmoid,
     silu_and_slope,
     squared_distance,
@@ -30,6 +29,7 @@ from eqflow.edges.kernels.message_parts import (
     tanh,
     tile_edges,
 )
+from eqflow.edges.kernels.operands import activation_operand, operand, product
 from eqflow.edges.network import MessageDual, MessageTangents
 
 
@@ -125,20 +125,23 @@ def message_dual_kernel(
         )
         value, slope = silu_and_slope(z, FAST)
         weight = tl.trans(tl.load(message_weight + every[:, None] * F + f[None, :]))
+        value = activation_operand(value, PRECISION, FAST)
+        dvalue = activation_operand(slope * dz, PRECISION, FAST)
         h = product(value, weight, h, PRECISION)
-        dh = product(slope * dz, weight, dh, PRECISION)
+        dh = product(dvalue, weight, dh, PRECISION)
     m, dm = silu_and_slope(h, FAST)
     dm *= dh
     if attention_weight is not None:
         m, dm = _gated(m, dm, attention_weight, attention_bias, F, FAST)
 
     phi, dphi = tl.zeros((M,), d2.dtype), tl.zeros((M,), d2.dtype)
+    m_operand, dm_operand = operand(m, PRECISION), operand(dm, PRECISION)
     for start in tl.range(0, F, CHUNK, num_stages=STAGES):
         f = start + tl.arange(0, CHUNK)
         weight = tl.trans(tl.load(coordinate_weight + f[:, None] * F + every[None, :]))
         bias = tl.zeros((M, CHUNK), d2.dtype) + tl.load(coordinate_bias + f)[None, :]
-        c = product(m, weight, bias, PRECISION)
-        dc = product(dm, weight, tl.zeros((M, CHUNK), d2.dtype), PRECISION)
+        c = product(m_operand, weight, bias, PRECISION)
+        dc = product(dm_operand, weight, tl.zeros((M, CHUNK), d2.dtype), PRECISION)
         value, slope = silu_and_slope(c, FAST)
         out = tl.load(coordinate_out + f)[None, :]
         phi += tl.sum(value * out, 1)

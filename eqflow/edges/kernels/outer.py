@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from eqflow.edges.kernels.device import INTERPRETED, on_device, programs_at_once
-from eqflow.edges.kernels.message_parts import product
+from eqflow.edges.kernels.operands import product
 
 ROWS = 32
 WIDEST = 128

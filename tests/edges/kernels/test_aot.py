@@ -1,5 +1,5 @@
-"""All kernels compile for GPUs that are not here, can be launched there, and spill no more than
-when `benchmarks/kernels_compiled.py` was last run."""
+"""All kernels compile for GPUs that are not here, can be launched there, and take no more registers
+and spill no more than when `benchmarks/kernels_compiled.py` was last run."""
 
 import json
 import os
@@ -33,19 +33,24 @@ def compiled(pattern: str, *archs: int, compiler: str | None = None) -> dict:
 def complaints(found: dict) -> list[str]:
     """What is wrong with which kernel."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    spilled = {(entry["kernel"], entry["arch"]): entry["spilled"] for entry in record["kernels"]}
+    recorded = {(entry["kernel"], entry["arch"]): entry for entry in record["kernels"]}
     is_same_compiler = record["triton"] == found["triton"]
     wrong = []
     for entry in found["kernels"]:
         name = entry["kernel"], entry["arch"]
         if "error" in entry:
             wrong.append(f"{name}: {entry['error']}")
-        elif name not in spilled:
+        elif name not in recorded:
             wrong.append(f"{name}: not recorded; run benchmarks/kernels_compiled.py")
         else:
+            before = recorded[name]
             # Another compiler allocates registers in another way.
-            if is_same_compiler and entry["spilled"] > spilled[name]:
-                wrong.append(f"{name}: spills {entry['spilled']} bytes, was {spilled[name]}")
+            if is_same_compiler and entry["spilled"] > before["spilled"]:
+                wrong.append(f"{name}: spills {entry['spilled']} bytes, was {before['spilled']}")
+            if is_same_compiler and entry["registers"] > before["registers"]:
+                wrong.append(
+                    f"{name}: takes {entry['registers']} registers, was {before['registers']}"
+                )
             if entry["shared"] > SHARED_LIMIT[entry["arch"]]:
                 wrong.append(f"{name}: {entry['shared']} bytes of shared memory are too much")
     return wrong
@@ -78,10 +83,12 @@ def test_a_kernel_that_does_not_fit_is_noticed() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     first = {**record["kernels"][0], "shared": 10**6}
     second = {**record["kernels"][1], "spilled": 10**6}
-    third = {"kernel": "none", "arch": 90, "error": "CompilationError"}
-    wrong = complaints({"triton": record["triton"], "kernels": [first, second, third]})
+    third = {**record["kernels"][2], "registers": 10**6}
+    fourth = {"kernel": "none", "arch": 90, "error": "CompilationError"}
+    wrong = complaints({"triton": record["triton"], "kernels": [first, second, third, fourth]})
     assert [text.split(": ")[1].split()[0] for text in wrong] == [
         "1000000",
         "spills",
+        "takes",
         "CompilationError",
     ]

@@ -1,7 +1,7 @@
 """The fused message pass against the composed one, on the GPU or in Triton's interpreter.
 
-The interpreter rounds no operand to tf32 or bf16 and has no fast tangent: there, errors of the
-precisions are those of float32.
+The interpreter rounds no operand to bf16 and has no fast tangent: there, errors of precisions other
+than tf32 are those of float32.
 """
 
 import itertools
@@ -256,16 +256,19 @@ def test_a_direction_has_to_be_given() -> None:
     assert reason == "there are no directions"
 
 
-def test_a_cloud_that_is_not_finite_leaves_those_of_its_tile_alone() -> None:
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter
+def test_a_cloud_that_is_not_finite_leaves_those_of_its_tile_alone(broken, precision) -> None:
     edges = Edges.complete(torch.tensor([0, 3, 7]))
     shapes = [(32, 1), (32, 32), (32,), (32, 32), (32,), (1, 32)]
     weights = (torch.randn(shape) / 32**0.5 for shape in shapes)
     network = EdgeNetwork(*weights, None, None, 2.0, stabilized=True)
     leaves = [torch.randn(7, 3), torch.randn(7, 32), torch.randn(7, 32)]
-    leaves[0][1] = torch.nan
+    leaves[0][1] = broken
     x, receiver, sender = (leaf.requires_grad_() for leaf in leaves)
     tangent = torch.randn(7, 1, 3)
-    with use_backend("triton", strict=True):
+    with use_backend("triton", precision=precision, strict=True):
         found = egcl_messages(x, receiver, sender, None, network, edges)
         dual = egcl_messages_dual(
             MessageInputs(x, receiver, sender), MessageTangents(tangent), network, edges
