@@ -15,10 +15,16 @@ import torch
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.flows import Exact, Flow, Hutchinson, Solver
+from eqflow.flows import ContinuousFlow, Exact, Flow, Hutchinson, Solver
 from eqflow.flows.continuous import DATA, LATENT
 from eqflow.geometry import Clouds, Segments, centre_of_mass
-from eqflow.testing import TOLERANCE, equivariance_error, independence_error, random_motions
+from eqflow.testing import (
+    TOLERANCE,
+    Motion,
+    equivariance_error,
+    independence_error,
+    random_motions,
+)
 
 SOLVER = Solver(method="dopri5", rtol=1e-8, atol=1e-8)
 # Motions and permutations leave every step of the solver the same: its error must not enter.
@@ -76,9 +82,10 @@ def flow_laws(flow: Flow, structures: int = 8, seed: int = 0) -> Iterator[Law]:
     flow = copy.deepcopy(flow).double().cpu()
     flow.solver = SOLVER
     batch, on_the_way = _small_structures(flow, structures, seed)
-    yield from _velocity_laws(flow, batch, seed)
-    yield _round_trip(flow, batch)
-    yield from _divergence_laws(flow, batch, seed)
+    encoded = flow.encode(batch)
+    yield from velocity_laws(lambda t: _velocity(flow, batch, t), batch, seed)
+    yield round_trip(flow.continuous, encoded.x, encoded.clouds, encoded.context)
+    yield from divergence_laws(flow.continuous, encoded.x, encoded.clouds, encoded.context, seed)
     yield from _density_laws(flow, batch, on_the_way, seed)
 
 
@@ -98,12 +105,21 @@ def _small_structures(flow: Flow, count: int, seed: int) -> tuple[Clouds, Tensor
     return flow.sample_and_log_prob(count, seed, numbers=[each[i] for i in smallest.tolist()])
 
 
-def _velocity_laws(flow: Flow, batch: Clouds, seed: int) -> list[Law]:
+def velocity_laws(
+    velocity_at: Callable[[float], Callable[..., Tensor]], batch: Clouds, seed: int
+) -> list[Law]:
+    """How the velocity of positions moves with them.
+
+    Args:
+        velocity_at: The velocity at a time as a function of `x, ptr, h` as those of `Clouds`.
+        batch: Structures to measure it on.
+        seed: Motions are a function of it.
+    """
     d = batch.dimension
     tolerance = TOLERANCE[torch.float64]
 
     def worst(measure: Callable[[Callable[..., Tensor]], float]) -> float:
-        return max(measure(_velocity(flow, batch, t)) for t in TIMES)
+        return max(measure(velocity_at(t)) for t in TIMES)
 
     return [
         Law(
@@ -142,13 +158,13 @@ def _drift(velocity: Tensor, batch: Clouds) -> float:
 
 def _density_laws(flow: Flow, batch: Clouds, on_the_way: Tensor, seed: int) -> list[Law]:
     d = batch.dimension
-    moved = _motion(batch, f"E({d})", "combined", seed)
-    reordered = _motion(batch, "S(n)", "permutation", seed)
+    moved = motion_of(batch, f"E({d})", "combined", seed).apply(batch)
+    reordered = motion_of(batch, "S(n)", "permutation", seed).apply(batch)
     scored = flow.log_prob(Clouds.join([batch, moved, reordered]))
     still, turned, shuffled = scored.split(len(batch))
     alone = torch.cat([flow.log_prob(cloud) for cloud in batch])
     return [
-        Law(f"log-likelihood: {claim}", _relative(other, still), tolerance)
+        Law(f"log-likelihood: {claim}", relative(other, still), tolerance)
         for claim, other, tolerance in (
             (f"motions, E({d})", turned, INVARIANCE_TOLERANCE),
             ("permutations, S(n)", shuffled, INVARIANCE_TOLERANCE),
@@ -158,36 +174,32 @@ def _density_laws(flow: Flow, batch: Clouds, on_the_way: Tensor, seed: int) -> l
     ]
 
 
-def _motion(batch: Clouds, group: str, kind: str, seed: int) -> Clouds:
-    """The clouds, each moved by an element of its own of one kind."""
-    motion = next(m for m in random_motions(batch, group, seed, 1) if m.kind == kind)
-    return motion.apply(batch)
+def motion_of(batch: Clouds, group: str, kind: str, seed: int) -> Motion:
+    """An element of the group for each cloud, all of one kind."""
+    return next(m for m in random_motions(batch, group, seed, 1) if m.kind == kind)
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def relative(found: Tensor, expected: Tensor) -> float:
     """Largest difference in units of `1 + |expected|`; NaN where one is not finite."""
     return float(((found - expected).abs() / (1 + expected.abs())).max())
 
 
-def _round_trip(flow: Flow, batch: Clouds) -> Law:
-    """Data to noise and back, in units of the flow's scale."""
-    encoded = flow.encode(batch)
+def round_trip(
+    flow: ContinuousFlow, x: Tensor, clouds: Segments, context: Tensor | None = None
+) -> Law:
+    """States of data to noise and back, in units of the flow's scale."""
     with torch.no_grad():
-        there = flow.continuous.transport(
-            encoded.x, encoded.clouds, encoded.context, start=DATA, end=LATENT, solver=SOLVER
-        )
-        back = flow.continuous.transport(
-            there.x, encoded.clouds, encoded.context, start=LATENT, end=DATA, solver=SOLVER
-        )
-    error = float((back.x - encoded.x).abs().max())
+        there = flow.transport(x, clouds, context, start=DATA, end=LATENT, solver=SOLVER)
+        back = flow.transport(there.x, clouds, context, start=LATENT, end=DATA, solver=SOLVER)
+    error = float((back.x - x).abs().max())
     return Law("inverse: to noise and back (data scale)", error, SOLVED_TOLERANCE)
 
 
-def _divergence_laws(flow: Flow, batch: Clouds, seed: int) -> list[Law]:
+def divergence_laws(
+    flow: ContinuousFlow, x: Tensor, clouds: Segments, context: Tensor | None, seed: int
+) -> list[Law]:
     """The exact trace against finite differences, and the mean of many probes against it."""
-    encoded = flow.encode(batch)
-    x, clouds = encoded.x, encoded.clouds
-    velocity = flow.continuous.dynamics(clouds, encoded.context)(x.new_tensor(0.5), x)
+    velocity = flow.dynamics(clouds, context)(x.new_tensor(0.5), x)
     estimate = Hutchinson(PROBES)
     with torch.no_grad():
         exact = Exact()(velocity, x, clouds, x.new_zeros(0)).estimates[:, 0]
@@ -200,7 +212,7 @@ def _divergence_laws(flow: Flow, batch: Clouds, seed: int) -> list[Law]:
     return [
         Law(
             "divergence: exact against finite differences",
-            _relative(differences, exact),
+            relative(differences, exact),
             DIFFERENCE_TOLERANCE,
         ),
         Law("divergence: estimate against exact (std. errors)", deviation, DEVIATIONS),
