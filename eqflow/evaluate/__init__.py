@@ -11,7 +11,7 @@ from eqflow.evaluate.likelihood import (
     mean_of,
     negative_log_likelihood,
 )
-from eqflow.evaluate.molecules import Compared, metrics_table, molecule_metrics
+from eqflow.evaluate.molecules import Compared, metrics_table, molecule_metrics, table_metrics
 from eqflow.evaluate.perception import Perceived, perceive
 from eqflow.evaluate.poses import bust
 from eqflow.evaluate.stability import (
@@ -57,6 +57,7 @@ __all__ = [
     "stable_atoms",
     "stable_molecules",
     "strain_energies",
+    "table_metrics",
     "uniqueness",
     "valid_and_unique",
 ]

@@ -71,7 +71,7 @@ def molecule_metrics(
         EqflowError: If a worker process cannot be started.
     """
     both = [bonds_of(clouds, table) for clouds in (drawn, reference)]
-    parts = [[_by_table(bonds, training_smiles, seed) for bonds in both]]
+    parts = [[table_metrics(bonds, training_smiles, seed) for bonds in both]]
     if perceived:
         every = perceive(Clouds.join([bonds.clouds for bonds in both]), charge)
         read = [every[: len(drawn)], every[len(drawn) :]]
@@ -120,7 +120,16 @@ def metrics_table(metrics: dict[str, Compared]) -> str:
     return "\n".join(lines)
 
 
-def _by_table(bonds: Bonds, training: Collection[str] | None, seed: int) -> dict[str, Estimate]:
+def table_metrics(
+    bonds: Bonds, training: Collection[str] | None = None, seed: int = 0
+) -> dict[str, Estimate]:
+    """What follows from the bonds of the distance tables alone.
+
+    Args:
+        bonds: As `bonds_of` gives them.
+        training: Canonical SMILES of the training set; no novelty where None.
+        seed: Bootstrap intervals are a function of it.
+    """
     checked = check_molecules(bonds)
     smiles = [one.smiles for one in checked]
 
