@@ -84,7 +84,8 @@ def _timed(both: Both, work: str, rounds: int, ceilings: dict[str, float]) -> di
         del cases["port"]
     once = sum(race(cases, 1).values())
     least = min(rounds, SLOW_ROUNDS) if once > SLOW else rounds
-    seconds = race(cases, max(least, min(int(BUDGET / once), MOST_ROUNDS)))
+    rounds = max(least, min(int(BUDGET / (2 * once)), MOST_ROUNDS))
+    seconds = race(cases, rounds, steady=True)
     found: dict[str, Any] = {"seconds": seconds, "counted": work_of(both.shape, work)._asdict()}
     found["roofline"] = {
         who: roofline(both.shape, work, taken, ceilings) for who, taken in seconds.items()

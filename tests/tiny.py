@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from eqflow import rng
 from eqflow.cli.compose import composed
 from eqflow.cli.main import main
-from eqflow.flows import FlowMatching, Independent
+from eqflow.flows import FlowMatching, Independent, Sizes
 from eqflow.geometry import Clouds
 from eqflow.train import Run
-from eqflow.train.build import build_flow
-from eqflow.train.config import ModelConfig, SolverConfig, TrainConfig
+from eqflow.train.build import build_flow, build_molecular_flow
+from eqflow.train.checkpoint import WEIGHTS, save_weights
+from eqflow.train.config import JointModelConfig, ModelConfig, SolverConfig, TrainConfig
 from eqflow.train.datasets import spread
 from eqflow.train.loop import Trainer
 
@@ -87,6 +89,26 @@ def train_until(data: Path, folder: Path, step: int, *more: str) -> None:
     asked = iter(range(1, 10_000))
     run = Run(composed("train", words(data, folder, *more)[1:]), lambda line: None)
     run.train(lambda: next(asked) >= step, lambda trainer, figures: None)
+
+
+def joint_run(folder: Path) -> Path:
+    """A run folder with a joint flow of random weights: H, C, O in molecules of 1, 3 or 5 atoms."""
+    model = JointModelConfig(layers=1, width=6, dequantiser_layers=1, dequantiser_width=6)
+    solver = SolverConfig(method="rk4", steps=2)
+    sizes = Sizes(torch.tensor([1, 3, 5]), torch.tensor([0.2, 0.5, 0.3]).double().log())
+    statistics = {
+        "dimension": 3,
+        "elements": [1, 6, 8],
+        "integer_features": ["atomic_number"],
+        "sizes": sizes.to_plain(),
+    }
+    flow = build_molecular_flow(model, solver, statistics, seed=0)
+    source = rng.generator(0, "joint")
+    for parameter in flow.parameters():
+        parameter.data = 0.12 * torch.randn(tuple(parameter.shape), generator=source)
+    config = {"model": asdict(model), "solver": asdict(solver), "divergence": {"name": "exact"}}
+    save_weights(folder / WEIGHTS, flow, config, statistics)
+    return folder
 
 
 def trainer(seed: int = 0, clouds: Clouds | None = None, **settings: object) -> Trainer:

@@ -11,7 +11,9 @@ from eqflow.cli.schemas import CheckConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, required_output
 from eqflow.errors import ExitCode, UsageError
-from eqflow.evaluate.laws import flow_laws
+from eqflow.evaluate.laws import Law, flow_laws
+from eqflow.evaluate.molecular_laws import molecular_laws
+from eqflow.flows import MolecularFlow
 
 
 def run(config: CheckConfig) -> ExitCode:
@@ -28,8 +30,12 @@ def run(config: CheckConfig) -> ExitCode:
     terminal = Terminal()
     where = "" if out is None else f", to {out}"
     terminal.line(f"check {config.run} on {config.structures} of its own structures{where}")
-    laws = []
-    for law in flow_laws(flow, config.structures, config.seed):
+    laws: list[Law] = []
+    if isinstance(flow, MolecularFlow):
+        measured = molecular_laws(flow, config.structures, config.seed)
+    else:
+        measured = flow_laws(flow, config.structures, config.seed)
+    for law in measured:
         terminal.line(str(law))
         laws.append(law)
     broken = [law for law in laws if not law.holds]

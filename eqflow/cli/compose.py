@@ -18,7 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eqflow.cli.schemas import CheckConfig, DemoConfig, SampleConfig, ScoreConfig
+from eqflow.cli.schemas import (
+    CheckConfig,
+    DemoConfig,
+    ImportEnfConfig,
+    SampleConfig,
+    ScoreConfig,
+)
 from eqflow.cli.words import Key, in_grammar, keys_of
 from eqflow.errors import UsageError
 from eqflow.train.config import (
@@ -35,6 +41,7 @@ SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "score": ScoreConfig,
     "check": CheckConfig,
+    "import-enf": ImportEnfConfig,
     "demo": DemoConfig,
 }
 GROUPS: dict[str, dict[str, type]] = {

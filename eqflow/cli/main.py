@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from eqflow.cli import check, demo, sample, score, train
+from eqflow.cli import check, demo, import_enf, sample, score, train
 from eqflow.cli.compose import composed, experiments, keys
 from eqflow.cli.memory import keep_freed_memory
 from eqflow.cli.terminal import abandon_output
@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
     "sample": (sample.run, "draw structures from a trained run"),
     "score": (score.run, "log-likelihood of structures under a trained run"),
     "check": (check.run, "symmetry and consistency laws of a trained run"),
+    "import-enf": (import_enf.run, "the published E-NF of QM9 as a run"),
     "demo": (demo.run, "all of it on embedded defaults, with pictures"),
 }
 
@@ -63,7 +64,7 @@ def _run(words: list[str]) -> int:
 def overview() -> str:
     """What `eqflow --help` prints."""
     lines = ["usage: eqflow VERB key=value …", ""]
-    lines += [f"  {verb:<8}{summary}" for verb, (_, summary) in VERBS.items()]
+    lines += [f"  {verb:<12}{summary}" for verb, (_, summary) in VERBS.items()]
     lines += ["", "eqflow VERB --help lists the keys of a verb.", ""]
     lines += [f"presets: experiment={', '.join(experiments())}", ""]
     lines += ["example: eqflow train experiment=dw4 run.dir=runs/dw4 train.minutes=2"]

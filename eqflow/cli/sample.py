@@ -13,7 +13,7 @@ from eqflow.cli.trained import load_run, overridden, required_output
 from eqflow.data import read, with_known_elements, writable_ending, write
 from eqflow.data.files import WRITERS
 from eqflow.errors import ExitCode, SolverFailed, UnknownElement, UsageError
-from eqflow.flows import Flow, Status
+from eqflow.flows import Flow, MolecularFlow, Status
 from eqflow.geometry import Clouds
 
 
@@ -64,8 +64,10 @@ def run(config: SampleConfig) -> ExitCode:
     return ExitCode.PARTIAL if failed else ExitCode.DONE
 
 
-def _makeup(config: SampleConfig, flow: Flow) -> dict[str, list[Any]]:
-    """What fixes the make-up of each structure, as `sizes` or `numbers` of `Flow.draw`."""
+def _makeup(config: SampleConfig, flow: Flow | MolecularFlow) -> dict[str, list[Any]]:
+    """What fixes the make-up of each structure, as `sizes` or `numbers` of `draw`."""
+    if isinstance(flow, MolecularFlow):
+        return _sizes(config, flow)
     if config.sizes is not None:
         flow.compositions.draw(1, rng.generator(config.seed), config.sizes)  # or says what is wrong
         return {"sizes": [config.sizes] * config.n}
@@ -91,10 +93,26 @@ def _makeup(config: SampleConfig, flow: Flow) -> dict[str, list[Any]]:
     return {"numbers": [each[place] for place in turn]}
 
 
-def _one_size(makeup: dict[str, list[Any]], flow: Flow) -> bool:
+def _sizes(config: SampleConfig, flow: MolecularFlow) -> dict[str, list[Any]]:
+    """All that can be fixed of molecules whose elements are drawn as well."""
+    if config.formula is not None:
+        raise UsageError("formula: this model draws the elements itself; give sizes or like.")
+    if config.sizes is not None and config.sizes < 1:
+        raise UsageError(f"sizes: found {config.sizes}, expected at least 1.")
+    if config.sizes is not None:
+        return {"sizes": [config.sizes] * config.n}
+    if config.like is None:
+        return {}
+    each = read(config.like, flow.dimension).sizes.tolist()
+    return {"sizes": [each[place % len(each)] for place in range(config.n)]}
+
+
+def _one_size(makeup: dict[str, list[Any]], flow: Flow | MolecularFlow) -> bool:
     """Whether all structures will have one number of points."""
     if "sizes" in makeup:
         return len(set(makeup["sizes"])) == 1
     if "numbers" in makeup:
         return len({len(numbers) for numbers in makeup["numbers"]}) == 1
+    if isinstance(flow, MolecularFlow):
+        return len(flow.sizes.sizes) == 1
     return len(flow.compositions.counts.sum(1).unique()) == 1

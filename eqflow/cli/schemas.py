@@ -1,11 +1,11 @@
-"""Schemas of the verbs that use a trained run; training's own is `eqflow.train.config`."""
+"""Schemas of the verbs that use or import a run; training's own is `eqflow.train.config`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqflow.train.config import leaf
+from eqflow.train.config import ExactConfig, SolverConfig, leaf
 
 
 @dataclass
@@ -58,7 +58,13 @@ class ScoreConfig:
     run: str | None = leaf(None, "run folder or weights.safetensors")
     data: ScoreDataConfig = field(default_factory=ScoreDataConfig)
     out: str | None = leaf(None, "CSV file to write, a row a structure")
-    seed: int = leaf(0, "probes of an estimator are a function of it")
+    seed: int = leaf(0, "probes of an estimator, and features drawn, are a function of it")
+    draws: int | None = leaf(
+        None, "features drawn for each molecule, of a joint model; 8 where not given"
+    )
+    published_actnorm: bool | None = leaf(
+        None, "count degrees of freedom as the published E-NF does; as in the run"
+    )
     divergence: Any = None  # an option of the group; that of the run where not given
     solver: SolverOverride = field(default_factory=SolverOverride)
     device: str = leaf("auto", "cpu, cuda, or auto")
@@ -74,6 +80,28 @@ class CheckConfig:
     seed: int = leaf(0, "motions and structures are a function of it")
     structures: int = leaf(8, "structures each law is tested on")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class ImportedRunConfig:
+    """Where an imported model goes."""
+
+    dir: str | None = leaf(None, "run folder to make; it may exist where it is empty")
+
+
+@dataclass
+class ImportEnfConfig:
+    """The published E-NF as a run."""
+
+    weights: str | None = leaf(
+        None, ".npz of the published weights, or a folder with flow.npy and dequantizer.npy"
+    )
+    run: ImportedRunConfig = field(default_factory=ImportedRunConfig)
+    published_actnorm: bool = leaf(
+        False, "scores count n d degrees of freedom as the published code; they are (n − 1) d"
+    )
+    divergence: Any = field(default_factory=ExactConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
 
 
 @dataclass

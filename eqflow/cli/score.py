@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from eqflow import rng, storage
 from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
-from eqflow.data import read_report, with_known_elements
+from eqflow.data import has_known_elements, read_report, with_known_elements
 from eqflow.data.files import READERS
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError, ExitCode, UsageError
 from eqflow.evaluate import negative_log_likelihood
-from eqflow.flows import Scores, Status
+from eqflow.flows import Flow, MolecularFlow, Scores, Status
+from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
 from eqflow.train.build import build_divergence
 from eqflow.train.weights import divergence_of_run
@@ -35,59 +41,84 @@ def run(config: ScoreConfig) -> ExitCode:
     if config.data.structures is not None and config.data.structures < 1:
         raise UsageError(f"data.structures: found {config.data.structures}, expected at least 1.")
     flow = load_run(config.run, config.device, config.threads)
+    options = _of_joint_models(config, flow)
     chosen = config.divergence or divergence_of_run(str(config.run))
     divergence = build_divergence(chosen)
     solver = overridden(flow.solver, config.solver)
     result = _structures(config.data.path, flow.dimension, config.data.on_problem)
-    clouds, unknown = with_known_elements(
-        result.clouds[: config.data.structures],
-        flow.compositions.elements,
-        config.data.on_problem,
-    )
+    clouds = result.clouds[: config.data.structures]
+    kept, unknown = with_known_elements(clouds, flow.elements, config.data.on_problem)
+    places = has_known_elements(clouds, flow.elements).nonzero().squeeze(1).tolist()
     skipped = [*result.skipped, *unknown]
     storage.require_writable(out.parent)
 
     how = f"at {solver.rtol:g}" if solver.is_adaptive else f"in {solver.steps} steps"
+    times = f"{options['draws']} draws of features each, " if "draws" in options else ""
     terminal = Terminal()
     terminal.line(
-        f"score {len(clouds):,} structures of {config.data.path} under {config.run}: "
+        f"score {len(kept):,} structures of {config.data.path} under {config.run}: {times}"
         f"{chosen.name} divergence, {solver.method} {how}, to {out}"
     )
     for line in skipped:
         terminal.line(f"skipped: {line}")
-    if clouds.numbers is not None and not flow.compositions.elements:
+    if clouds.numbers is not None and not flow.elements:
         terminal.line("the elements are ignored: this model knows none")
-    rows: list[list[str]] = []
+    rows: dict[int, list[str]] = {}
     parts: list[Scores] = []
-    for first in range(0, len(clouds), BATCH):
+    together = max(1, BATCH // options.get("draws", 1))
+    for first in range(0, len(kept), together):
+        batch = kept[first : first + together]
         scores = flow.score(
-            clouds[first : first + BATCH],
+            batch,
             divergence=divergence,
             seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
             solver=solver,
+            **options,
         )
         parts.append(scores)
-        rows += _rows(scores, first, clouds[first : first + BATCH])
-        terminal.counted(len(rows), len(clouds), "structures")
+        for place, row in zip(places[first:], _rows(scores, batch), strict=False):
+            rows[place] = [str(place), *row]
+        terminal.counted(len(rows), len(kept), "structures")
     terms = list(parts[0].terms)
+    for place in sorted(set(range(len(clouds))) - set(places)):
+        rows[place] = [str(place), *_unknown(clouds[place], len(terms))]
     header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *terms, "source"]
-    storage.write_text(out, _csv([header, *rows]))
+    storage.write_text(out, _csv([header, *(rows[place] for place in sorted(rows))]))
 
-    failed = sum(status is not Status.SUCCESS for part in parts for status in part.status)
-    finite = [part.log_prob for part in parts]
-    nll = negative_log_likelihood(
-        finite[0].new_tensor([v for part in finite for v in part.tolist()])
-    )
+    nll = negative_log_likelihood(torch.cat([part.log_prob for part in parts]))
     if nll.count:
         terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
-    for status in Status:
-        lost = sum(part.status.count(status) for part in parts)
-        if lost and status is not Status.SUCCESS:
-            terminal.line(f"failed: {lost:,} structures, {status.name.lower()}: {status.value}")
+    ended = Counter(status for part in parts for status in part.status)
+    del ended[Status.SUCCESS]
+    for status, count in ended.items():
+        what = "failed" if status.failed else "impossible"
+        terminal.line(f"{what}: {count:,} structures, {status.name.lower()}: {status.value}")
     terminal.line(f"done: {out}")
-    if not nll.count:
+    if not nll.count and ended[Status.IMPOSSIBLE_SIZE] < len(kept):
         return ExitCode.NUMERICAL
-    return ExitCode.PARTIAL if failed or skipped else ExitCode.DONE
+    return ExitCode.PARTIAL if ended or skipped else ExitCode.DONE
+
+
+def _of_joint_models(config: ScoreConfig, flow: Flow | MolecularFlow) -> dict[str, Any]:
+    """Options of `MolecularFlow.score` that others do not have."""
+    given = {
+        key: value
+        for key, value in (
+            ("draws", config.draws),
+            ("published_actnorm", config.published_actnorm),
+        )
+        if value is not None
+    }
+    if isinstance(flow, MolecularFlow):
+        if given.get("draws", DRAWS) < 1:
+            raise UsageError(f"draws: found {config.draws}, expected at least 1.")
+        return {"draws": DRAWS} | given
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)}: only for a joint model; this one takes the elements as given "
+            "and draws no features. Leave it out."
+        )
+    return {}
 
 
 def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
@@ -100,11 +131,11 @@ def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
         raise DataError(f"the model has dimension {dimension}, but {error}") from error
 
 
-def _rows(scores: Scores, first: int, clouds: Clouds) -> list[list[str]]:
+def _rows(scores: Scores, clouds: Clouds) -> list[list[str]]:
+    """What follows the index, for each structure."""
     sources = clouds.source or ("",) * len(clouds)
     return [
         [
-            str(first + i),
             str(size),
             _number(float(scores.log_prob[i])),
             _number(float(scores.log_prob_se[i])),
@@ -114,6 +145,16 @@ def _rows(scores: Scores, first: int, clouds: Clouds) -> list[list[str]]:
             sources[i],
         ]
         for i, size in enumerate(clouds.sizes.tolist())
+    ]
+
+
+def _unknown(cloud: Clouds, terms: int) -> list[str]:
+    """The row of a structure that was left out because of an element."""
+    nan = _number(math.nan)
+    return [
+        str(int(cloud.sizes)),
+        *(nan, nan, "0", "unknown_element", *([nan] * terms)),
+        cloud.source[0] if cloud.source else "",
     ]
 
 

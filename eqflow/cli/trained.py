@@ -10,12 +10,14 @@ import torch
 
 from eqflow.cli.schemas import SolverOverride
 from eqflow.errors import UsageError
-from eqflow.flows import Flow, Solver
+from eqflow.flows import Flow, MolecularFlow, Solver
 from eqflow.train.build import chosen_device
 from eqflow.train.weights import load
 
 
-def load_run(run: str | None, device: str = "cpu", threads: int | None = None) -> Flow:
+def load_run(
+    run: str | None, device: str = "cpu", threads: int | None = None
+) -> Flow | MolecularFlow:
     """The flow of `run=`, on a device."""
     if run is None:
         raise UsageError("run: needed; give a run folder or a weights.safetensors.")

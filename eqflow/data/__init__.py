@@ -8,7 +8,7 @@ from eqflow.data.qm9 import load_qm9
 from eqflow.data.records import ReadResult
 from eqflow.data.shapes import surfaces
 from eqflow.data.splits import duplicates, split
-from eqflow.data.vocabulary import with_known_elements
+from eqflow.data.vocabulary import has_known_elements, with_known_elements
 from eqflow.data.voxels import read_voxels
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SizeBatches",
     "duplicates",
     "fetch",
+    "has_known_elements",
     "load_qm9",
     "read",
     "read_images",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from eqflow.chem.elements import symbol
 from eqflow.errors import EmptyData, UnknownElement
@@ -34,7 +35,7 @@ def with_known_elements(
             "Give a format with elements, or a model without data.elements."
         )
     unknown = ~torch.isin(clouds.numbers, torch.tensor(elements, device=clouds.numbers.device))
-    wrong = clouds.segments.sum(unknown.to(torch.int64)) > 0
+    wrong = ~has_known_elements(clouds, elements)
     lines = []
     for cloud in wrong.nonzero().squeeze(1).tolist():
         start, end = clouds.ptr[cloud : cloud + 2].tolist()
@@ -51,3 +52,11 @@ def with_known_elements(
     if bool(wrong.all()):
         raise EmptyData(f"data: none of {len(clouds)} structures is left. {lines[0]}.")
     return (clouds[~wrong], lines) if lines else (clouds, [])
+
+
+def has_known_elements(clouds: Clouds, elements: Sequence[int]) -> Tensor:
+    """Whether all elements of a structure are among `elements`, shape (B,); so where none are."""
+    if not elements or clouds.numbers is None:
+        return torch.ones(len(clouds), dtype=torch.bool, device=clouds.ptr.device)
+    known = torch.isin(clouds.numbers, torch.tensor(elements, device=clouds.numbers.device))
+    return clouds.segments.sum((~known).to(torch.int64)) == 0

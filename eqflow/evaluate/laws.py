@@ -185,14 +185,20 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def round_trip(
-    flow: ContinuousFlow, x: Tensor, clouds: Segments, context: Tensor | None = None
+    flow: ContinuousFlow,
+    x: Tensor,
+    clouds: Segments,
+    context: Tensor | None = None,
+    start: float = DATA,
+    solver: Solver = SOLVER,
 ) -> Law:
-    """States of data to noise and back, in units of the flow's scale."""
+    """States of data (or of noise) to the other end and back, in units of the flow's scale."""
+    end, way = (LATENT, "to") if start == DATA else (DATA, "from")
     with torch.no_grad():
-        there = flow.transport(x, clouds, context, start=DATA, end=LATENT, solver=SOLVER)
-        back = flow.transport(there.x, clouds, context, start=LATENT, end=DATA, solver=SOLVER)
+        there = flow.transport(x, clouds, context, start=start, end=end, solver=solver)
+        back = flow.transport(there.x, clouds, context, start=end, end=start, solver=solver)
     error = float((back.x - x).abs().max())
-    return Law("inverse: to noise and back (data scale)", error, SOLVED_TOLERANCE)
+    return Law(f"inverse: {way} noise and back (data scale)", error, SOLVED_TOLERANCE)
 
 
 def divergence_laws(
@@ -203,7 +209,8 @@ def divergence_laws(
     estimate = Hutchinson(PROBES)
     with torch.no_grad():
         exact = Exact()(velocity, x, clouds, x.new_zeros(0)).estimates[:, 0]
-        probes = estimate.probes(x, clouds, rng.generator(seed, "check", "probes"))
+        source = rng.generator(seed, "check", "probes")
+        probes = estimate.probes(x, clouds, source, flow.field.state_features)
         drawn = estimate(velocity, x, clouds, probes).estimates
         differences = _trace_by_differences(velocity, x, clouds)
     spread = drawn.std(1) / math.sqrt(PROBES)

@@ -1,5 +1,6 @@
 """Continuous normalizing flows: base density, ODE door, divergence, density, objectives."""
 
+from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.actnorm import ActNorm
 from eqflow.flows.base import CenteredNormal
 from eqflow.flows.bounds import BoundScores, DrawnMolecules
@@ -27,6 +28,7 @@ __all__ = [
     "AbstractCoupling",
     "AbstractDequantiser",
     "AbstractDivergence",
+    "AbstractFlow",
     "AbstractObjective",
     "ActNorm",
     "ArgmaxDequantiser",

@@ -59,7 +59,7 @@ class BoundScores(Scores):
             # By the delta method: the relative error of a mean is the error of its logarithm.
             spread = (draws - log_prob.unsqueeze(1)).exp()
         error = torch.full_like(mean, float("nan"))
-        if count > 1:
+        if draws.numel() and count > 1:
             error = spread.std(1) / math.sqrt(count)
         ended = [status[i : i + count] for i in range(0, len(status), count)]
         return cls(
@@ -70,6 +70,35 @@ class BoundScores(Scores):
             evaluations.sum(1),
             tuple(_worst(each) for each in ended),
             draws,
+        )
+
+    def among(self, places: Tensor, count: int) -> BoundScores:
+        """These scores at their places among `count`; the sizes of the others are impossible.
+
+        Their `log_prob` is −∞, by its size's term, and terms that were not computed are NaN.
+
+        Args:
+            places: Place of each score, rising, shape (B,).
+            count: How many there are with those of impossible sizes.
+        """
+        impossible = self.log_prob.new_full((count,), -math.inf)
+        unknown = torch.full_like(impossible, math.nan)
+        terms = {
+            name: (impossible if name == "log_prob_size" else unknown).index_copy(0, places, term)
+            for name, term in self.terms.items()
+        }
+        status = [Status.IMPOSSIBLE_SIZE] * count
+        for place, each in zip(places.tolist(), self.status, strict=True):
+            status[place] = each
+        return BoundScores(
+            impossible.index_copy(0, places, self.log_prob),
+            torch.zeros_like(impossible).index_copy(0, places, self.log_prob_se),
+            terms,
+            self.evaluations.new_zeros(count).index_copy(0, places, self.evaluations),
+            tuple(status),
+            impossible.unsqueeze(1)
+            .repeat(1, self.draws.shape[1])
+            .index_copy(0, places, self.draws),
         )
 
     @classmethod

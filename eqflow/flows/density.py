@@ -9,7 +9,6 @@ conditioned on elements this is `p(positions | elements)`; where sizes vary, `p(
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from eqflow import rng
 from eqflow.errors import UsageError
+from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.divergence import divergence_by_name
@@ -31,7 +31,7 @@ GROUP = 256
 GROUP_PAIRS = 40_000
 
 
-class Flow(nn.Module):
+class Flow(AbstractFlow):
     """A trained density over structures.
 
     Args:
@@ -70,6 +70,7 @@ class Flow(nn.Module):
         self.dimension = dimension
         self.scale = scale
         self.compositions = compositions
+        self.elements = compositions.elements
         self.solver = Solver() if solver is None else solver
 
     def encode(self, clouds: Clouds) -> Batch:
@@ -117,27 +118,6 @@ class Flow(nn.Module):
                 for start, group in groups(clouds)
             ]
         )
-
-    def log_prob(
-        self,
-        clouds: Clouds,
-        seed: int = 0,
-        *,
-        divergence: AbstractDivergence | str = "exact",
-        solver: Solver | None = None,
-    ) -> Tensor:
-        """Log-likelihood of each cloud in nats, shape (B,); see `score`.
-
-        A cloud whose integration failed gets NaN, with a warning that names it.
-        """
-        scores = self.score(clouds, divergence=divergence, seed=seed, solver=solver)
-        if scores.failures:
-            warnings.warn(
-                f"log_prob: {scores.failures}; their log-likelihood is NaN.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return scores.log_prob
 
     def draw(
         self,

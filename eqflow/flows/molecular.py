@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqflow import rng
 from eqflow.errors import UnknownElement, UsageError
+from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.actnorm import ActNorm
 from eqflow.flows.bounds import BoundScores, DrawnMolecules
 from eqflow.flows.compositions import Compositions
@@ -39,6 +40,11 @@ from eqflow.geometry import Clouds, Segments, centred, split_state
 
 # What an atom's integers may be, each a function of atomic numbers (N,).
 INTEGER_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {"atomic_number": lambda numbers: numbers}
+
+
+# Named parts of the bound, in nats.
+TERMS = ("log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "minus_log_q")
+DRAWS = 8
 
 
 class Molecules(NamedTuple):
@@ -60,7 +66,7 @@ class Bound:
     """The bound for one draw of features a molecule.
 
     Attributes:
-        terms: Named parts that add up to the bound, each shape (B,), in nats.
+        terms: The parts named in `TERMS`, which add up to the bound, each shape (B,), in nats.
         z: Latent state, shape (N, d + K).
         evaluations: Evaluations of the field, shape (B,).
         status: How each integration ended.
@@ -77,7 +83,7 @@ class Bound:
         return torch.stack(list(self.terms.values())).sum(0)
 
 
-class MolecularFlow(nn.Module):
+class MolecularFlow(AbstractFlow):
     """A joint density over size, labels and positions.
 
     Args:
@@ -89,6 +95,7 @@ class MolecularFlow(nn.Module):
         integer_features: What the integers of an atom are, names of `INTEGER_FEATURES`.
         dimension: Number of coordinates of an atom.
         solver: How to integrate unless a call says otherwise.
+        published_actnorm: See `ActNorm.log_det`; what scores count unless a call says otherwise.
 
     Raises:
         UsageError: If the parts do not fit each other.
@@ -104,6 +111,7 @@ class MolecularFlow(nn.Module):
         integer_features: Sequence[str] = (),
         dimension: int = 3,
         solver: Solver | None = None,
+        published_actnorm: bool = False,
     ) -> None:
         super().__init__()
         widths = continuous.field.state_features, actnorm.features, dequantiser.width
@@ -131,6 +139,7 @@ class MolecularFlow(nn.Module):
         self.integer_features = tuple(integer_features)
         self.dimension = dimension
         self.solver = Solver() if solver is None else solver
+        self.published_actnorm = published_actnorm
 
     def encode(self, clouds: Clouds) -> Molecules:
         """Clouds in the data's units as the flow takes them.
@@ -170,7 +179,7 @@ class MolecularFlow(nn.Module):
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
         source: torch.Generator | None = None,
-        published_actnorm: bool = False,
+        published_actnorm: bool | None = None,
     ) -> Bound:
         """The bound on the log-likelihood for one draw of features, with its terms.
 
@@ -180,9 +189,10 @@ class MolecularFlow(nn.Module):
             divergence: "exact", "hutchinson", or a configured estimator.
             solver: How to integrate; the flow's own where None.
             source: Where probes of an estimator come from.
-            published_actnorm: See `ActNorm.log_det`.
+            published_actnorm: See `ActNorm.log_det`; the flow's own where None.
         """
         clouds = molecules.clouds
+        published = self.published_actnorm if published_actnorm is None else published_actnorm
         state, log_q = self.state(molecules, noise)
         there: Transport = self.continuous.transport(
             self.actnorm(state),
@@ -195,16 +205,14 @@ class MolecularFlow(nn.Module):
         )
         # The centre drifts by rounding only, and belongs to no degree of freedom.
         z = centred(there.x, clouds, self.actnorm.features)
-        terms = {
-            "log_prob_size": self.sizes.log_prob(clouds.lengths).to(z.dtype),
-            "log_prob_base": self.continuous.base.log_prob(z, clouds),
-            "log_det_flow": there.log_det.mean(1),
-            "log_det_actnorm": self.actnorm.log_det(
-                clouds, self.dimension, published=published_actnorm
-            ),
-            "minus_log_q": -log_q,
-        }
-        return Bound(terms, there.x, there.evaluations, there.status)
+        terms = (
+            self.sizes.log_prob(clouds.lengths).to(z.dtype),
+            self.continuous.base.log_prob(z, clouds),
+            there.log_det.mean(1),
+            self.actnorm.log_det(clouds, self.dimension, published=published),
+            -log_q,
+        )
+        return Bound(dict(zip(TERMS, terms, strict=True)), there.x, there.evaluations, there.status)
 
     def structure(self, z: Tensor, clouds: Segments, solver: Solver | None = None) -> Transport:
         """Carry latent states to positions and features in the data's units, (N, d + K) both."""
@@ -224,13 +232,15 @@ class MolecularFlow(nn.Module):
         self,
         clouds: Clouds,
         *,
-        draws: int = 8,
+        draws: int = DRAWS,
         divergence: AbstractDivergence | str = "exact",
         seed: int = 0,
         solver: Solver | None = None,
-        published_actnorm: bool = False,
+        published_actnorm: bool | None = None,
     ) -> BoundScores:
         """A lower bound on the log-likelihood of each molecule, with its terms and spread.
+
+        A molecule whose size has probability 0 gets −∞ without being integrated.
 
         Args:
             clouds: Molecules in the unit of the data; where they are does not matter.
@@ -240,7 +250,7 @@ class MolecularFlow(nn.Module):
             divergence: "exact", "hutchinson", or a configured estimator.
             seed: Features and probes are a function of it and a molecule's place.
             solver: How to integrate; the flow's own where None.
-            published_actnorm: See `ActNorm.log_det`.
+            published_actnorm: See `ActNorm.log_det`; the flow's own where None.
 
         Raises:
             UsageError: If there is no draw.
@@ -248,31 +258,33 @@ class MolecularFlow(nn.Module):
         if draws < 1:
             raise UsageError(f"score: found draws = {draws}, expected at least 1.")
         method = divergence_by_name(divergence)
-        repeated = torch.arange(len(clouds)).repeat_interleave(draws)
+        possible = self.sizes.log_prob(clouds.sizes.cpu()).isfinite().nonzero().squeeze(1)
+        repeated = clouds[possible.repeat_interleave(draws)]
         parts = []
-        for start, group in groups(clouds[repeated]):
+        for start, group in groups(repeated) if len(possible) else ():
             molecules = self.encode(group)
-            places = range(start, start + len(group))
+            drawn = [divmod(place, draws) for place in range(start, start + len(group))]
             parts.append(
                 self.bound(
                     molecules,
-                    self._noise(molecules, [divmod(place, draws) for place in places], seed),
+                    self._noise(molecules, [(int(possible[i]), draw) for i, draw in drawn], seed),
                     divergence=method,
                     solver=solver,
                     source=rng.generator(seed, "score", start, device=molecules.x.device),
                     published_actnorm=published_actnorm,
                 )
             )
-        terms = {
-            name: torch.cat([part.terms[name] for part in parts]).view(-1, draws).cpu()
-            for name in parts[0].terms
-        }
-        return BoundScores.of_draws(
-            terms,
-            torch.cat([part.evaluations for part in parts]).view(-1, draws),
+        none = next(self.parameters()).detach().new_zeros(0)
+        scores = BoundScores.of_draws(
+            {
+                name: torch.cat([none, *(part.terms[name] for part in parts)]).view(-1, draws).cpu()
+                for name in TERMS
+            },
+            torch.cat([torch.arange(0), *(part.evaluations for part in parts)]).view(-1, draws),
             [status for part in parts for status in part.status],
             weighted=method.is_exact,
         )
+        return scores if len(possible) == len(clouds) else scores.among(possible, len(clouds))
 
     @torch.no_grad()
     def draw(

@@ -101,7 +101,7 @@ class Drawn:
 
 
 def _failures(status: tuple[Status, ...]) -> str:
-    failed = [i for i, each in enumerate(status) if each is not Status.SUCCESS]
+    failed = [i for i, each in enumerate(status) if each.failed]
     if not failed:
         return ""
     return (

@@ -23,12 +23,18 @@ RightHandSide = Callable[[Tensor, State], State]
 
 
 class Status(Enum):
-    """How an integration ended; the value is its message."""
+    """How an integration ended, or why there was none; the value is its message."""
 
     SUCCESS = "reached the last time"
     NON_FINITE = "the state or its derivative is not finite"
     STEP_LIMIT = "more evaluations than solver.step_limit"
     UNDERFLOW = "the step size fell below the resolution of time: the problem is stiff or singular"
+    IMPOSSIBLE_SIZE = "a structure of this size has probability 0: nothing was integrated"
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer; probability 0 is one."""
+        return self not in (Status.SUCCESS, Status.IMPOSSIBLE_SIZE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +12,11 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows import (
     AbstractCoupling,
+    AbstractDequantiser,
     AbstractDivergence,
     AbstractObjective,
+    ActNorm,
+    ArgmaxDequantiser,
     Compositions,
     ContinuousFlow,
     EquivariantOT,
@@ -25,15 +28,20 @@ from eqflow.flows import (
     Independent,
     MaximumLikelihood,
     MinibatchOT,
+    MolecularFlow,
+    Sizes,
     Solver,
+    UniformDequantiser,
+    VariationalDequantiser,
 )
-from eqflow.nn import EGNNField
+from eqflow.nn import EGNNField, JointEGNNField
 from eqflow.train.config import (
     Config,
     ExactConfig,
     FlowMatchingConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
+    JointModelConfig,
     MaximumLikelihoodConfig,
     ModelConfig,
     SolverConfig,
@@ -43,6 +51,12 @@ COUPLINGS: dict[str, type[AbstractCoupling]] = {
     "equivariant_ot": EquivariantOT,
     "minibatch_ot": MinibatchOT,
     "independent": Independent,
+}
+
+# Those without a network of their own.
+DEQUANTISERS: dict[str, Callable[[int, int], AbstractDequantiser]] = {
+    "argmax": ArgmaxDequantiser,
+    "uniform": UniformDequantiser,
 }
 
 
@@ -95,21 +109,7 @@ def build_field(config: ModelConfig, context_features: int) -> EGNNField:
     """The velocity field a configuration describes; its weights come from the global generator."""
     if config.name != "egnn":
         raise UsageError(f"model.name: found {config.name!r}, expected egnn.")
-    if config.coordinate_update not in ("stabilized", "mean"):
-        raise UsageError(
-            f"model.coordinate_update: found {config.coordinate_update!r}, "
-            "expected stabilized or mean."
-        )
-    return EGNNField(
-        context_features,
-        config.width,
-        config.layers,
-        attention=config.attention,
-        coordinate_update="mean" if config.coordinate_update == "mean" else "stabilized",
-        coordinate_range=config.coordinate_range,
-        time_frequencies=config.time_frequencies,
-        cutoff=config.cutoff,
-    )
+    return EGNNField(context_features, **_network(config))
 
 
 def build_flow(
@@ -137,6 +137,36 @@ def build_flow(
     )
 
 
+def build_molecular_flow(
+    model: JointModelConfig,
+    solver: SolverConfig,
+    statistics: Mapping[str, Any],
+    seed: int,
+) -> MolecularFlow:
+    """The joint flow of a configuration and the statistics of its data; see `build_flow`.
+
+    Args:
+        model, solver: Configuration.
+        statistics: `dimension`, `elements`, `integer_features` and `sizes` as plain values.
+        seed: Of the initial weights.
+    """
+    elements, integers = statistics["elements"], statistics["integer_features"]
+    with rng.seeded(seed, "weights"):
+        dequantiser = _dequantiser(model, len(elements), len(integers))
+        field = JointEGNNField(dequantiser.width, **_network(model))
+    return MolecularFlow(
+        ContinuousFlow(field),
+        dequantiser,
+        ActNorm(dequantiser.width),
+        Sizes.from_plain(statistics["sizes"]),
+        elements,
+        integers,
+        statistics["dimension"],
+        build_solver(solver),
+        model.published_actnorm,
+    )
+
+
 def chosen_device(name: str) -> torch.device:
     """The device a name stands for.
 
@@ -158,3 +188,27 @@ def _training_trace(objective: MaximumLikelihoodConfig) -> AbstractDivergence:
             f"objective.trace: found {objective.trace!r}, expected hutchinson or exact."
         )
     return Exact() if objective.trace == "exact" else Hutchinson(objective.probes)
+
+
+def _network(config: ModelConfig) -> dict[str, Any]:
+    """Options of a field that are the same whatever evolves."""
+    if config.coordinate_update not in ("stabilized", "mean"):
+        raise UsageError(
+            f"model.coordinate_update: found {config.coordinate_update!r}, "
+            "expected stabilized or mean."
+        )
+    names = ("width", "layers", "attention", "coordinate_update", "coordinate_range")
+    return {name: getattr(config, name) for name in (*names, "time_frequencies", "cutoff")}
+
+
+def _dequantiser(config: JointModelConfig, kinds: int, integers: int) -> AbstractDequantiser:
+    if config.dequantiser == "variational":
+        return VariationalDequantiser(
+            kinds, integers, config.dequantiser_width, config.dequantiser_layers
+        )
+    if config.dequantiser not in DEQUANTISERS:
+        raise UsageError(
+            f"model.dequantiser: found {config.dequantiser!r}, expected variational, "
+            f"{' or '.join(DEQUANTISERS)}."
+        )
+    return DEQUANTISERS[config.dequantiser](kinds, integers)

@@ -59,6 +59,20 @@ class ModelConfig:
 
 
 @dataclass
+class JointModelConfig(ModelConfig):
+    """The velocity field of positions and features, and how labels become features."""
+
+    name: str = leaf("joint_egnn", "joint_egnn")
+    layers: int = leaf(6, "message passes; 6 is the published choice for QM9")
+    dequantiser: str = leaf("variational", "variational, argmax or uniform")
+    dequantiser_layers: int = leaf(4, "message passes of a variational dequantiser")
+    dequantiser_width: int = leaf(64, "hidden features of a variational dequantiser")
+    published_actnorm: bool = leaf(
+        False, "count n d degrees of freedom in scores, as the published code; they are (n − 1) d"
+    )
+
+
+@dataclass
 class FlowMatchingConfig:
     """Regress the velocity of straight paths: no solver runs while training."""
 

@@ -14,27 +14,22 @@ Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:210
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eqflow.errors import CheckpointError
-from eqflow.flows import (
-    ActNorm,
-    ContinuousFlow,
-    MolecularFlow,
-    Sizes,
-    Solver,
-    VariationalDequantiser,
-)
-from eqflow.nn import JointEGNNField
+from eqflow.errors import CheckpointError, UsageError
+from eqflow.flows import MolecularFlow, Sizes, Solver
+from eqflow.train.build import build_molecular_flow
 from eqflow.train.checkpoint import load_tensors
+from eqflow.train.config import JointModelConfig, SolverConfig
 
 FLOW_FILE, DEQUANTIZER_FILE = "flow.npy", "dequantizer.npy"
 ELEMENTS = (1, 6, 7, 8, 9)
@@ -88,13 +83,37 @@ WITHOUT_MEANING = (
 )
 
 
+class Published(NamedTuple):
+    """The published flow, and what a run folder keeps to build it again."""
+
+    flow: MolecularFlow
+    model: JointModelConfig
+    statistics: dict[str, Any]
+
+
 def load_enf(path: str | Path, solver: Solver | None = None) -> MolecularFlow:
-    """The published flow, in float32 as its weights are.
+    """The published flow, in float32 as its weights are; see `read_enf`.
+
+    Args:
+        path: As in `read_enf`.
+        solver: How the flow is to integrate; the package's default where None.
+    """
+    flow = read_enf(path, SolverConfig()).flow
+    if solver is not None:
+        flow.solver = solver
+    return flow
+
+
+def read_enf(
+    path: str | Path, solver: SolverConfig, *, published_actnorm: bool = False
+) -> Published:
+    """The published flow with its configuration.
 
     Args:
         path: An `.npz`, or a folder with `flow.npy` and `dequantizer.npy`, for which the published
             settings and histogram of QM9 are taken.
-        solver: How the flow is to integrate; the package's default where None.
+        solver: How the flow is to integrate.
+        published_actnorm: See `ActNorm.log_det`; what scores count unless a call says otherwise.
 
     Raises:
         CheckpointError: If a file is missing, damaged or of another kind, keys are missing or
@@ -108,37 +127,42 @@ def load_enf(path: str | Path, solver: Solver | None = None) -> MolecularFlow:
         if name.startswith(("flow.", "dequantizer.")) and name not in WITHOUT_MEANING
     }
     _require_settings(published, path)
+    _require_finite(tensors, path)
     layers = _layers(tensors, FIELD, path)
     width = len(_shaped(tensors, f"{FIELD}embedding.weight", 2, path))
     features = _shaped(tensors, f"{ACTNORM}h_t", 2, path).shape[1]
     attention = any(".att_mlp." in name for name in tensors)
 
     kinds = len(ELEMENTS)
-    field = JointEGNNField(
-        features, width=width, layers=layers, attention=attention, coordinate_range=COORDINATE_RANGE
-    )
-    dequantiser = VariationalDequantiser(
-        kinds,
-        len(INTEGER_FEATURES),
-        width=len(_shaped(tensors, f"{DEQUANTIZER}embedding.weight", 2, path)),
-        layers=_layers(tensors, DEQUANTIZER, path),
-    )
-    if features != dequantiser.width:
+    if features != kinds + len(INTEGER_FEATURES):
         raise CheckpointError(
-            f"{path}: found {features} features, expected {dequantiser.width}: those of QM9's "
-            f"{kinds} elements and a charge."
+            f"{path}: found {features} features, expected {kinds + len(INTEGER_FEATURES)}: those "
+            f"of QM9's {kinds} elements and a charge."
         )
-    flow = MolecularFlow(
-        ContinuousFlow(field),
-        dequantiser,
-        ActNorm(features),
-        _sizes(published, path),
-        ELEMENTS,
-        INTEGER_FEATURES,
-        solver=solver,
+    model = JointModelConfig(
+        layers=layers,
+        width=width,
+        attention=attention,
+        coordinate_range=COORDINATE_RANGE,
+        dequantiser_layers=_layers(tensors, DEQUANTIZER, path),
+        dequantiser_width=len(_shaped(tensors, f"{DEQUANTIZER}embedding.weight", 2, path)),
+        published_actnorm=published_actnorm,
     )
+    statistics = {
+        "dimension": 3,
+        "elements": list(ELEMENTS),
+        "integer_features": list(INTEGER_FEATURES),
+        "sizes": _sizes(published, path).to_plain(),
+    }
+    flow = build_molecular_flow(model, solver, statistics, seed=0)
     load_tensors(flow, _renamed(tensors, flow, path), path)
-    return flow.eval()
+    return Published(flow.eval(), model, statistics)
+
+
+def enf_files(path: str | Path) -> list[Path]:
+    """The files that `read_enf` reads."""
+    path = Path(path)
+    return [path / FLOW_FILE, path / DEQUANTIZER_FILE] if path.is_dir() else [path]
 
 
 def _renamed(tensors: Mapping[str, Tensor], flow: MolecularFlow, path: Path) -> dict[str, Tensor]:
@@ -212,15 +236,20 @@ def _read(path: Path) -> dict[str, Any]:
             f"{FLOW_FILE} and {DEQUANTIZER_FILE}."
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"{path}: found a damaged file or another format, expected an .npz of plain arrays "
             f"({error})."
         ) from error
+    weights = {name for name in arrays if name.startswith(("flow.", "dequantizer."))}
+    if strange := sorted(name for name in weights if arrays[name].dtype.kind not in "fiu"):
+        raise CheckpointError(
+            f"{path}: {strange[0]} holds {arrays[strange[0]].dtype}, expected numbers."
+        )
     return {
-        name: torch.from_numpy(value) if name.startswith(("flow.", "dequantizer.")) else value
+        name: torch.from_numpy(value) if name in weights else value
         for name, value in arrays.items()
     }
 
@@ -242,11 +271,10 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _require_settings(published: Mapping[str, Any], path: Path) -> None:
-    wrong = [
-        f"{name}={published[f'args.{name}'].item()}"
-        for name, value in SETTINGS.items()
-        if f"args.{name}" in published and published[f"args.{name}"].item() != value
-    ]
+    found = {
+        name: published[f"args.{name}"].tolist() for name in SETTINGS if f"args.{name}" in published
+    }
+    wrong = [f"{name}={value}" for name, value in found.items() if value != SETTINGS[name]]
     if wrong:
         raise CheckpointError(
             f"{path}: found {', '.join(wrong)}, expected the settings of the published flow of "
@@ -276,8 +304,22 @@ def _shaped(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> 
     return tensors[name]
 
 
+def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise CheckpointError(
+            f"{path}: {bad[0]} has values that are not finite, expected weights. Copy it again."
+        )
+
+
 def _sizes(published: Mapping[str, Any], path: Path) -> Sizes:
     """The size distribution, its logarithms rounded to float32 as the published code's are."""
+    try:
+        return _published_sizes(published)
+    except (UsageError, ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path}: its histogram of sizes cannot be used: {error}") from error
+
+
+def _published_sizes(published: Mapping[str, Any]) -> Sizes:
     if "n_nodes.keys" in published and "n_nodes.prob" in published:
         sizes = torch.from_numpy(np.asarray(published["n_nodes.keys"], dtype=np.int64))
         probs = torch.from_numpy(np.asarray(published["n_nodes.prob"], dtype=np.float32))

@@ -5,15 +5,24 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from eqflow import storage
 from eqflow.errors import StorageError, UsageError
 
+CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
 LOG = "log.txt"
 OWNER = "process"
+PACKAGES = ("eqflow", "torch", "torchdiffeq", "numpy", "scipy")
 
 
 def require_possible(folder: Path) -> None:
@@ -79,3 +88,23 @@ def fingerprint(path: str | None) -> dict[str, str] | None:
     file = Path(path)
     digest = storage.sha256_of(file) if file.is_file() else "a folder"
     return {"path": str(file.resolve()), "sha256": digest}
+
+
+def provenance(**inputs: Any) -> dict[str, Any]:
+    """When and by what a run is made, for `provenance.json`, with fingerprints of its inputs."""
+    return {
+        "started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        **inputs,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed: run from a checkout"

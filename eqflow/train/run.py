@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,16 @@ from eqflow.train.checkpoint import WEIGHTS, newest_state, save_state, save_weig
 from eqflow.train.config import Config
 from eqflow.train.datasets import Dataset, load_dataset
 from eqflow.train.figures import final_figures
-from eqflow.train.folder import LOG, append, exclusive, fingerprint, require_possible
+from eqflow.train.folder import (
+    CONFIG,
+    LOG,
+    PROVENANCE,
+    append,
+    exclusive,
+    fingerprint,
+    provenance,
+    require_possible,
+)
 from eqflow.train.loop import Trainer
 from eqflow.train.metrics import MetricsFile, event_writer
 from eqflow.train.problems import problems_of
@@ -48,8 +54,6 @@ CHANGEABLE = {
     "run.dir",
 }
 
-CONFIG = "config.yaml"
-PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
 
 Report = Callable[[str], None]
@@ -131,7 +135,8 @@ class Run:
         if state is not None:
             self._restore(trainer, state)
         if not (self.folder / PROVENANCE).is_file():
-            self._write_provenance()
+            made = provenance(data=fingerprint(self.config.data.path))
+            storage.write_text(self.folder / PROVENANCE, json.dumps(made, indent=2))
         storage.write_text(self.folder / CONFIG, yaml.safe_dump(self.plain, sort_keys=False))
         (self.folder / SUMMARY).unlink(missing_ok=True)
         metrics = MetricsFile(self.folder / "metrics.csv", trainer.progress.step)
@@ -305,26 +310,6 @@ class Run:
         for name in ("val_nll", "test_nll", "kl", "ess"):
             if name in summary:
                 self.report(f"{name}: {summary[name]:.4g}" + _error(summary, name))
-
-    def _write_provenance(self) -> None:
-        packages = ("eqflow", "torch", "torchdiffeq", "numpy", "scipy")
-        provenance = {
-            "started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "command": sys.argv,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "threads": torch.get_num_threads(),
-            "packages": {name: _version(name) for name in packages},
-            "data": fingerprint(self.config.data.path),
-        }
-        storage.write_text(self.folder / PROVENANCE, json.dumps(provenance, indent=2))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed: run from a checkout"
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

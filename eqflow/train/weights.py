@@ -1,19 +1,24 @@
-"""`load`: from a run folder, or the weights file alone, back to a `Flow`."""
+"""`load`: from a run folder, or the weights file alone, back to the flow it holds.
+
+What is stored says itself of which kind it is: `model.name` of its configuration decides.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eqflow.errors import CheckpointError, UsageError
-from eqflow.flows import Flow
-from eqflow.train.build import build_flow
+from eqflow.flows import Flow, MolecularFlow
+from eqflow.train.build import build_flow, build_molecular_flow
 from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
 from eqflow.train.config import (
     ExactConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
+    JointModelConfig,
     ModelConfig,
     SolverConfig,
 )
@@ -27,8 +32,14 @@ DIVERGENCES: dict[str, type[DivergenceConfig]] = {
     "hutch_plus_plus": HutchPlusPlusConfig,
 }
 
+# Schema and builder of each kind of model: positions given elements, or whole molecules.
+MODELS: dict[str, tuple[type[ModelConfig], Callable[..., Flow | MolecularFlow]]] = {
+    "egnn": (ModelConfig, build_flow),
+    "joint_egnn": (JointModelConfig, build_molecular_flow),
+}
 
-def load(path: str | Path) -> Flow:
+
+def load(path: str | Path) -> Flow | MolecularFlow:
     """The trained flow of a run, ready to sample and score.
 
     Args:
@@ -41,14 +52,18 @@ def load(path: str | Path) -> Flow:
     return flow
 
 
-def load_with_config(path: str | Path) -> tuple[Flow, dict[str, Any]]:
+def load_with_config(path: str | Path) -> tuple[Flow | MolecularFlow, dict[str, Any]]:
     """The trained flow and the resolved configuration it was trained with."""
     file = weights_path(path)
     tensors, config, statistics = read_weights(file)
     try:
-        model = _section(ModelConfig, config["model"])
+        name = config["model"]["name"]
+        if name not in MODELS:
+            raise UsageError(f"model.name: found {name!r}, expected {' or '.join(MODELS)}")
+        schema, build = MODELS[name]
+        model = _section(schema, config["model"])
         solver = _section(SolverConfig, config["solver"])
-        flow = build_flow(model, solver, statistics, seed=0)
+        flow = build(model, solver, statistics, seed=0)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(
             f"{file}: its configuration does not describe a flow ({error})."

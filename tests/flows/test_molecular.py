@@ -252,6 +252,44 @@ def test_a_failing_integration_marks_its_molecule() -> None:
     assert "3 of 3 structures failed" in scores.failures
 
 
+def test_a_size_of_probability_0_is_not_integrated_and_leaves_the_others_as_they_are() -> None:
+    flow, batch = moving(), molecules()
+    pair = Clouds(batch.x[:2], torch.tensor([0, 2]), batch.numbers[:2])
+    scores = flow.score(Clouds.join([pair, batch, pair]), draws=2)
+    impossible = Status.IMPOSSIBLE_SIZE
+    assert scores.status == (impossible, *[Status.SUCCESS] * 3, impossible)
+    assert scores.failures == ""
+    assert scores.log_prob[[0, 4]].tolist() == [-math.inf] * 2
+    assert scores.terms["log_prob_size"][[0, 4]].tolist() == [-math.inf] * 2
+    assert scores.evaluations[[0, 4]].tolist() == [0, 0]
+    assert scores.log_prob[1:4].isfinite().all()
+    # Features are a function of the place, here the second.
+    alone = flow.score(Clouds.join([pair, batch[0]]), draws=2)
+    torch.testing.assert_close(alone.log_prob[1:], scores.log_prob[1:2], rtol=1e-6, atol=1e-6)
+    nothing = flow.score(pair, draws=2)
+    assert nothing.log_prob.tolist() == [-math.inf]
+    assert list(nothing.terms) == list(scores.terms)
+
+
+def test_log_prob_is_the_score_and_warns_of_failures() -> None:
+    flow, batch = moving(), molecules()
+    found = flow.log_prob(batch[0], seed=2, solver=FEW)
+    assert torch.equal(found, flow.score(batch[0], seed=2, solver=FEW).log_prob)
+    with pytest.warns(RuntimeWarning, match="1 of 1 structures failed"):
+        flow.log_prob(batch[0], solver=replace(flow.solver, step_limit=3))
+
+
+def test_the_published_constant_is_that_of_the_flow_unless_a_call_says_otherwise() -> None:
+    flow = still(scale=1.0)
+    right, published = (
+        flow.score(molecules(), draws=1, published_actnorm=choice).log_prob
+        for choice in (False, True)
+    )
+    assert torch.equal(flow.score(molecules(), draws=1).log_prob, right)
+    flow.published_actnorm = True
+    assert torch.equal(flow.score(molecules(), draws=1).log_prob, published)
+
+
 def test_strange_elements_dimensions_and_draws_are_errors() -> None:
     flow, batch = moving(), molecules()
     with pytest.raises(UnknownElement, match="atomic number 9"):

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_enf import found
 from torch import Tensor
 
 from eqflow import rng
@@ -23,20 +23,12 @@ from eqflow.flows.molecular import Bound, Molecules
 from eqflow.geometry import Clouds, Segments
 from eqflow.train.enf import load_enf
 
-FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 TIGHT = Solver(rtol=1e-7, atol=1e-7)
 # How far a state is that the published code integrated at tolerance 1e-8: 3e-7 on the fixture, by
 # solves at 1e-9 and 1e-11; larger molecules are given room.
 SOLVED = 1e-5
 # The exact divergence of a reference with many molecules takes its time.
 pytestmark = pytest.mark.timeout(3600)
-
-
-def found(variable: str, name: str) -> Path:
-    path = Path(os.environ.get(variable, FIXTURES / name))
-    if not path.is_file():
-        pytest.skip(f"needs {name}, not found at {path}; set {variable}")
-    return path
 
 
 @pytest.fixture(scope="module")
