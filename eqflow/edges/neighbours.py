@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from eqflow.errors import NumericalError, UsageError
+from eqflow.errors import NumericalError, ShapeError, UsageError
 from eqflow.geometry.centring import centred
 from eqflow.geometry.segments import Segments
 
@@ -31,8 +31,8 @@ def pairs_within(x: Tensor, r: float, clouds: Segments) -> tuple[Tensor, Tensor]
 
 def nearest_pairs(x: Tensor, k: int, clouds: Segments) -> tuple[Tensor, Tensor]:
     """Pairs (sender, receiver) of each node's `k` nearest, sorted by receiver, then sender."""
-    if k < 1:
-        raise UsageError(f"knn: found k = {k}, expected at least 1.")
+    if not isinstance(k, int) or k < 1:
+        raise UsageError(f"knn: found k = {k}, expected a whole number of at least 1.")
     if clouds.rows == 0:
         empty = torch.zeros(0, dtype=torch.int64, device=x.device)
         return empty, empty
@@ -50,6 +50,8 @@ def nearest_pairs(x: Tensor, k: int, clouds: Segments) -> tuple[Tensor, Tensor]:
 
 def _separated(x: Tensor, clouds: Segments, reach: float) -> np.ndarray:
     """Centred positions with one more coordinate that keeps the clouds apart, (N, d + 1)."""
+    if x.dim() != 2:
+        raise ShapeError(f"x: found shape {tuple(x.shape)}, expected (N, d).")
     local = centred(x.detach().double(), clouds).cpu().numpy()
     if not np.isfinite(local).all():
         raise NumericalError("neighbour search: found positions that are not finite.")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eqflow.edges.backend import run
 from eqflow.edges.graph import Edges
-from eqflow.errors import ShapeError
+from eqflow.errors import ShapeError, UsageError
 
 End = Literal["receiver", "sender"]
 
@@ -38,8 +38,10 @@ def gather(x: Tensor, edges: Edges, end: End = "sender") -> Tensor:
 
     Raises:
         ShapeError: If `x` does not have one row a node.
+        UsageError: If there is no such end.
     """
     _require_rows("gather: x", x, edges.nodes, "nodes")
+    _require_end("gather", end)
     return run(f"gather_{end}", x, edges)
 
 
@@ -58,8 +60,10 @@ def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
 
     Raises:
         ShapeError: If `m` does not have one row an edge.
+        UsageError: If there is no such end.
     """
     _require_rows("segment_sum: m", m, edges.count, "edges")
+    _require_end("segment_sum", end)
     if _is_counted(m):
         m = m.to(torch.int64)
     return run(f"sum_{end}", m, edges)
@@ -159,6 +163,8 @@ def squared_distance(x: Tensor, edges: Edges) -> Tensor:
     """
     _require_rows("squared_distance: x", x, edges.nodes, "nodes")
     require_floats("squared_distance", x=x)
+    if x.dim() != 2:
+        raise ShapeError(f"squared_distance: found x {tuple(x.shape)}, expected (N, d).")
     return run("squared_distance", x, edges)
 
 
@@ -245,6 +251,11 @@ def require_one_type(where: str, **values: Tensor) -> None:
 def _is_counted(values: Tensor) -> bool:
     """Whether these are integers or truth values."""
     return not (values.is_floating_point() or values.is_complex())
+
+
+def _require_end(where: str, end: str) -> None:
+    if end not in ("sender", "receiver"):
+        raise UsageError(f"{where}: found end={end!r}, expected 'sender' or 'receiver'.")
 
 
 def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:

@@ -40,7 +40,7 @@ class AbstractFlow(nn.Module, ABC):
         seed: int = 0,
         solver: Solver | None = None,
     ) -> Scores:
-        """Log-likelihood of each cloud with its terms, error and cost.
+        """Log-likelihood of each cloud with its terms, error and cost, without gradients.
 
         Args:
             clouds: Structures in the unit of the data; where they are does not matter.

@@ -103,12 +103,15 @@ class Flow(AbstractFlow):
         seed: int = 0,
         solver: Solver | None = None,
     ) -> Scores:
-        """Log-likelihood of each cloud with its terms, error and cost.
+        """Log-likelihood of each cloud with its terms, error and cost, without gradients.
+
+        To train on a likelihood, or to differentiate it by positions, see `MaximumLikelihood` and
+        `ContinuousFlow.transport`.
 
         Args:
             clouds: Structures in the unit of the data; where they are does not matter.
             divergence: "exact", "hutchinson", or a configured estimator.
-            seed: Probes of an estimator are a function of it.
+            seed: Probes of an estimator are a function of it and of the place in the batch.
             solver: How to integrate; the flow's own where None.
         """
         method = divergence_by_name(divergence)

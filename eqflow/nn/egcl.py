@@ -17,6 +17,7 @@ formulas.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -82,7 +83,7 @@ class EGCL(nn.Module):
             raise UsageError(
                 f"coordinate_update: found {coordinate_update!r}, expected 'stabilized' or 'mean'."
             )
-        if coordinate_range is not None and not coordinate_range > 0:
+        if coordinate_range is not None and not 0 < coordinate_range < math.inf:
             raise UsageError(
                 f"coordinate_range: found {coordinate_range}, expected a positive number or None."
             )

@@ -78,6 +78,10 @@ class EGNN(nn.Module):
                 f"EGNN: found features={features}, width={width}, edge_features={edge_features}; "
                 "expected at least 1, 1 and 0."
             )
+        if coordinate_range is not None and not 0 < coordinate_range < math.inf:
+            raise UsageError(
+                f"coordinate_range: found {coordinate_range}, expected a positive number or None."
+            )
         if cutoff is not None and not 0 < cutoff < math.inf:
             raise UsageError(f"cutoff: found {cutoff}, expected a positive number or None.")
         if cutoff is not None and coordinate_update == "mean":

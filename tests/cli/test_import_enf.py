@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from published_enf import archive, folder, found, published
+from enf_files import archive, folder, found, published
 
 import eqflow
 from eqflow import storage

@@ -15,9 +15,10 @@ from eqflow.edges import (
     gather,
     segment_softmax,
     segment_sum,
+    squared_distance,
     weighted_difference,
 )
-from eqflow.errors import ShapeError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments
 
 every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
@@ -236,3 +237,19 @@ def test_a_complete_graph_is_pickled_without_its_pairs() -> None:
     edges = Edges.complete(torch.tensor([0, 1000]))
     assert len(edges.sender) == 999_000
     assert len(pickle.dumps(edges)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("use", "names"),
+    [
+        (lambda x, edges: gather(x, edges, "middle"), "end='middle'"),
+        (lambda x, edges: segment_sum(edges.sender, edges, "middle"), "end='middle'"),
+        (lambda x, edges: squared_distance(x[:, 0], edges), r"\(N, d\)"),
+        (lambda x, edges: Edges.knn(x, 2.5), "k = 2.5"),
+        (lambda x, edges: Edges.radius(x[:, 0], 1.0), r"\(N, d\)"),
+    ],
+)
+def test_ends_neighbours_and_positions_that_make_no_sense_are_refused_by_name(use, names) -> None:
+    x = torch.rand(3, 2)
+    with pytest.raises((ShapeError, UsageError), match=names):
+        use(x, Edges.complete(torch.tensor([0, 3])))

@@ -199,7 +199,8 @@ def test_the_coordinate_range_is_shared_by_the_layers() -> None:
         ({"cutoff": math.inf}, "cutoff: found inf"),
         ({"cutoff": 2.0, "coordinate_update": "mean"}, "jumps at the cutoff"),
         ({"coordinate_update": "plain"}, "found 'plain'"),
-        ({"coordinate_range": -1.0}, "coordinate_range"),
+        ({"coordinate_range": -1.0}, "coordinate_range: found -1.0"),
+        ({"coordinate_range": float("inf")}, "coordinate_range: found inf"),
     ],
 )
 def test_an_option_out_of_range_is_an_error(options: dict, message: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_enf import archive, folder, published
+from enf_files import archive, folder, published
 
 from eqflow.errors import CheckpointError
 from eqflow.train.enf import QM9_SIZES, load_enf

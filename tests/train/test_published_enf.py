@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_enf import found
+from enf_files import found
 from torch import Tensor
 
 from eqflow import rng
