@@ -168,12 +168,15 @@ def _require_probes(probes: int) -> None:
 DIVERGENCES: dict[str, Callable[[], AbstractDivergence]] = {
     "exact": Exact,
     "hutchinson": lambda: Hutchinson(probes=4),
-    "hutch_plus_plus": lambda: HutchPlusPlus(probes=2),
+    "hutch_plus_plus": lambda: HutchPlusPlus(probes=4),
 }
 
 
 def divergence_by_name(divergence: AbstractDivergence | str) -> AbstractDivergence:
-    """An estimator as it is, or the one that a name stands for, with several probes.
+    """An estimator as it is, or the one that a name stands for, with four probes.
+
+    A standard error of four has three degrees of freedom: read it as such, above all on clouds of
+    so few points that two probes may be the same but for the sign.
 
     Raises:
         UsageError: If there is no such name.

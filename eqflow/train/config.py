@@ -114,7 +114,7 @@ class HutchPlusPlusConfig:
     """Exact on a sketched subspace, Hutchinson on the rest."""
 
     name: str = leaf("hutch_plus_plus", "hutch_plus_plus")
-    probes: int = leaf(2, "independent estimates given the sketch")
+    probes: int = leaf(4, "independent estimates given the sketch")
     sketch: int = leaf(2, "directions taken exactly")
 
 
