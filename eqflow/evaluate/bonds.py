@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eqflow.chem.elements import LARGEST
+from eqflow.edges import Edges, segment_sum
 from eqflow.errors import UnknownElement, UsageError
 from eqflow.evaluate.bond_tables import PUBLISHED, BondTable
 from eqflow.evaluate.distances import pairs
-from eqflow.geometry import Clouds, Segments
+from eqflow.geometry import Clouds
 
 # Pairs of atoms looked at in one go: bounds the memory, whatever the number of molecules.
 PAIRS_AT_ONCE = 2_000_000
@@ -50,23 +51,20 @@ class Bonds:
         return self.clouds.segments.ids[self.between[:, 0]]
 
     @cached_property
+    def edges(self) -> Edges:
+        """The bonds as a graph, each in both directions: 2 P edges."""
+        both = torch.cat([self.between.flip(1), self.between])
+        return Edges.from_index(both.T, len(self.numbers), self.clouds.ptr)
+
+    @cached_property
     def valences(self) -> Tensor:
         """Sum of the orders of each atom's bonds, shape (N,)."""
-        valences = torch.zeros_like(self.numbers)
-        return valences.index_add(0, self.between.T.reshape(-1), self.orders.repeat(2))
+        return segment_sum(self.orders.repeat(2)[self.edges.order], self.edges)
 
     @cached_property
     def lengths(self) -> Tensor:
         """Length of each bond in Å, shape (P,)."""
         return (self.clouds.x[self.between[:, 0]] - self.clouds.x[self.between[:, 1]]).norm(dim=1)
-
-    @cached_property
-    def neighbours(self) -> tuple[Segments, Tensor]:
-        """A segment an atom, and the neighbours in them, shape (2 P,)."""
-        centre = self.between.T.reshape(-1)
-        order = centre.argsort(stable=True)
-        degree = torch.bincount(centre, minlength=len(self.numbers))
-        return Segments.of_lengths(degree), self.between.flip(1).T.reshape(-1)[order]
 
     @cached_property
     def judged(self) -> Tensor:

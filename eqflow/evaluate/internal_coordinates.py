@@ -75,7 +75,7 @@ def kinds_of_bonds(bonds: Bonds) -> Kinds:
 def angles(bonds: Bonds) -> Spread:
     """Angle in degrees between any two bonds of an atom."""
     measured = _measured(bonds)
-    around, other = bonds.neighbours
+    around, other = bonds.edges.incoming, bonds.edges.sender
     arms = bonds.clouds.x[other] - around.expand(bonds.clouds.x)
     # The ends of an atom's bonds, seen from it, are a cloud of their own.
     kept = measured[bonds.clouds.segments.ids]
@@ -89,7 +89,7 @@ def angles(bonds: Bonds) -> Spread:
 def torsions(bonds: Bonds) -> Spread:
     """Torsion in degrees, 0 to 180, of any chain of four atoms: a mirror image has the same."""
     measured = _measured(bonds)
-    around, other = bonds.neighbours
+    around, other = bonds.edges.incoming, bonds.edges.sender
     axis = bonds.between[measured[bonds.owner]]
     b, c = axis.unbind(1)
     # Every neighbour of b with every neighbour of c.
@@ -124,8 +124,8 @@ def pair_distances(bonds: Bonds) -> Spread:
 
 def _measured(bonds: Bonds) -> Tensor:
     """Whether a molecule's angles are measured, shape (B,)."""
-    around, _ = bonds.neighbours
-    crowded = bonds.clouds.segments.sum((around.lengths > MOST_NEIGHBOURS).long())
+    degree = bonds.edges.incoming.lengths
+    crowded = bonds.clouds.segments.sum((degree > MOST_NEIGHBOURS).long())
     return bonds.judged & (crowded == 0)
 
 
