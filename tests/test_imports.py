@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "geometry": GROUND,
     "edges": GROUND | {"geometry"},
     "nn": GROUND | {"geometry", "edges"},
-    "flows": GROUND | {"geometry", "edges", "nn"},
+    "flows": GROUND | {"geometry", "edges", "nn", "chem"},
     "targets": GROUND | {"geometry"},
     "testing": GROUND | {"geometry"},
     "chem": GROUND | {"geometry"},

@@ -5,10 +5,14 @@ from __future__ import annotations
 from difflib import get_close_matches
 from functools import cache, lru_cache
 
+import numpy as np
+
 from eqflow.errors import UnknownElement
 
 LARGEST = 118
 ISOTOPES = {"D": "H", "T": "H"}
+# What a molfile has room for.
+LARGEST_CHARGE = 15
 
 
 @cache
@@ -62,3 +66,27 @@ def symbol(number: int) -> str:
             "an element."
         )
     return _table()[0][number]
+
+
+def is_possible_charge(numbers: np.ndarray, charges: np.ndarray) -> np.ndarray:
+    """Whether an atom can have each formal charge: at most its electrons are gone; up to 15.
+
+    Args:
+        numbers: Atomic numbers, shape (N,); a point without an element (0) has no charge.
+        charges: Formal charges, shape (N,).
+
+    Returns:
+        Shape (N,).
+
+    >>> is_possible_charge(np.array([1, 1, 8, 0]), np.array([1, 2, -2, -1])).tolist()
+    [True, False, True, False]
+    """
+    most = np.minimum(numbers, LARGEST_CHARGE)
+    least = np.where(numbers > 0, -LARGEST_CHARGE, 0)
+    return np.asarray((least <= charges) & (charges <= most))
+
+
+def impossible_charge(number: int, charge: int) -> str:
+    """What is wrong with a charge that an atom cannot have."""
+    expected = f"{-LARGEST_CHARGE} to {min(number, LARGEST_CHARGE)}" if number else "0"
+    return f"found an atom {symbol(number)} of charge {charge}, expected a charge of {expected}."

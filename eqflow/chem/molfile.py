@@ -5,20 +5,22 @@ V3000 because it holds any number of atoms and of digits; V2000 has room for 999
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from eqflow.chem.convert import to_rdkit
-from eqflow.geometry.clouds import Clouds
+from eqflow.chem.convert import Atoms, atoms_of_molecule
+
+if TYPE_CHECKING:
+    import rdkit.Chem
 
 # Decimals that bring back each number above a few thousandths of an Ångström bit by bit.
 DECIMALS = {torch.float64: 18, torch.float32: 14}
 
 
-def read_molfile(block: str) -> tuple[list[int], np.ndarray] | None:
-    """Atomic numbers (n,) and positions (n, 3) in Å of one molfile; None where it is malformed."""
+def read_molfile(block: str) -> Atoms | None:
+    """The atoms of one molfile, positions in Å; None where it is malformed."""
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
@@ -29,16 +31,17 @@ def read_molfile(block: str) -> tuple[list[int], np.ndarray] | None:
     if molecule is None or (molecule.GetNumAtoms() and not molecule.GetNumConformers()):
         return None
     if not molecule.GetNumAtoms():
-        return [], np.zeros((0, 3))
-    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
-    return numbers, molecule.GetConformer().GetPositions()
+        nothing = np.zeros(0, np.int64)
+        return Atoms(np.zeros((0, 3)), nothing, nothing)
+    return atoms_of_molecule(molecule)
 
 
-def molfiles(clouds: Clouds) -> Iterator[str]:
-    """One V3000 molfile a cloud, without bonds; points without elements are `R`.
+def molfile(molecule: rdkit.Chem.Mol, dtype: torch.dtype = torch.float64) -> str:
+    """The V3000 molfile of a molecule; atoms without elements are `R`.
 
-    Raises:
-        UsageError: If the clouds have more than three dimensions.
+    Args:
+        molecule: One with a conformer.
+        dtype: Float type of the positions, which decides how many decimals bring them back.
     """
     from rdkit import Chem
 
@@ -46,6 +49,11 @@ def molfiles(clouds: Clouds) -> Iterator[str]:
     options.includeStereo = False
     options.kekulize = False
     options.forceV3000 = True
-    options.precision = DECIMALS.get(clouds.x.dtype, 14)
-    for molecule in to_rdkit(clouds):
-        yield Chem.MolToMolBlock(molecule, options)
+    options.precision = DECIMALS.get(dtype, 14)
+    return str(Chem.MolToMolBlock(molecule, options))
+
+
+def data_fields(molecule: rdkit.Chem.Mol) -> str:
+    """The properties of a molecule as the data fields of an SDF record."""
+    values = molecule.GetPropsAsDict(includePrivate=False, includeComputed=False)
+    return "".join(f"> <{name}>\n{value}\n\n" for name, value in values.items())

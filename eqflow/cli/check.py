@@ -12,8 +12,9 @@ from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, required_output
 from eqflow.errors import ExitCode, UsageError
 from eqflow.evaluate.laws import Law, flow_laws
+from eqflow.evaluate.masked_laws import masked_laws
 from eqflow.evaluate.molecular_laws import molecular_laws
-from eqflow.flows import MolecularFlow
+from eqflow.flows import MaskedMolecularFlow, MolecularFlow
 
 
 def run(config: CheckConfig) -> ExitCode:
@@ -31,7 +32,9 @@ def run(config: CheckConfig) -> ExitCode:
     where = "" if out is None else f", to {out}"
     terminal.line(f"check {config.run} on {config.structures} of its own structures{where}")
     laws: list[Law] = []
-    if isinstance(flow, MolecularFlow):
+    if isinstance(flow, MaskedMolecularFlow):
+        measured = masked_laws(flow, config.structures, config.seed)
+    elif isinstance(flow, MolecularFlow):
         measured = molecular_laws(flow, config.structures, config.seed)
     else:
         measured = flow_laws(flow, config.structures, config.seed)

@@ -28,12 +28,16 @@ from eqflow.cli.schemas import (
 from eqflow.cli.words import Key, in_grammar, keys_of
 from eqflow.errors import UsageError
 from eqflow.train.config import (
+    CategoricalModelConfig,
     Config,
     ExactConfig,
     FlowMatchingConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
+    JointModelConfig,
+    MaskedModelConfig,
     MaximumLikelihoodConfig,
+    ModelConfig,
 )
 
 SCHEMAS: dict[str, type] = {
@@ -45,6 +49,12 @@ SCHEMAS: dict[str, type] = {
     "demo": DemoConfig,
 }
 GROUPS: dict[str, dict[str, type]] = {
+    "model": {
+        "egnn": ModelConfig,
+        "joint_egnn": JointModelConfig,
+        "categorical_egnn": CategoricalModelConfig,
+        "masked_egnn": MaskedModelConfig,
+    },
     "objective": {
         "flow_matching": FlowMatchingConfig,
         "maximum_likelihood": MaximumLikelihoodConfig,

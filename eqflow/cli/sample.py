@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eqflow import rng, storage
 from eqflow.chem.elements import symbol
 from eqflow.chem.formula import numbers_of_formula
+from eqflow.cli.conditions import conditions_of, solver_of
 from eqflow.cli.schemas import SampleConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_run, overridden, required_output
-from eqflow.data import read, with_known_elements, writable_ending, write
+from eqflow.data import read, with_known_elements, writable_ending, write, write_molecules
 from eqflow.data.files import WRITERS
 from eqflow.errors import ExitCode, SolverFailed, UnknownElement, UsageError
-from eqflow.flows import Flow, MolecularFlow, Status
+from eqflow.evaluate.bonded import ORIGIN, PERCEIVED, with_bonds
+from eqflow.flows import AbstractMolecularFlow, Flow, Status
 from eqflow.geometry import Clouds
+
+if TYPE_CHECKING:
+    import rdkit.Chem
 
 
 def run(config: SampleConfig) -> ExitCode:
@@ -29,20 +37,27 @@ def run(config: SampleConfig) -> ExitCode:
     out = required_output(config.out, list(WRITERS), "samples.extxyz")
     flow = load_run(config.run, config.device, config.threads)
     makeup = _makeup(config, flow)
-    writable_ending(out, dimension=flow.dimension, one_size=_one_size(makeup, flow))
-    solver = overridden(flow.solver, config.solver)
+    ending = writable_ending(out, dimension=flow.dimension, one_size=_one_size(makeup, flow))
+    conditions, notices = conditions_of(config, flow)
+    solver = overridden(solver_of(config, flow), config.solver)
     storage.require_writable(out.parent)
 
     terminal = Terminal()
     terminal.line(f"sample {config.n:,} structures from {config.run} by {solver.method}, to {out}")
+    for line in notices:
+        terminal.line(line)
     parts: list[Clouds] = []
     evaluations = failed = 0
     for first in range(0, config.n, config.batch):
+        options: dict[str, Any] = {
+            key: each[first : first + config.batch] for key, each in makeup.items()
+        }
         drawn = flow.draw(
             min(config.batch, config.n - first),
             seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
             solver=solver,
-            **{key: each[first : first + config.batch] for key, each in makeup.items()},
+            **options,
+            **conditions,
         )
         arrived = [i for i, status in enumerate(drawn.status) if status is Status.SUCCESS]
         failed += len(drawn.status) - len(arrived)
@@ -56,7 +71,10 @@ def run(config: SampleConfig) -> ExitCode:
             "solver.method=rk4 or a larger solver.step_limit."
         )
     samples = Clouds.join(parts)
-    write(samples, out)
+    if config.bonds and ending == ".sdf" and samples.numbers is not None:
+        terminal.line(_written_with_bonds(samples, out, terminal))
+    else:
+        write(samples, out)
     terminal.line(f"at most {evaluations} evaluations of the field a structure")
     if failed:
         terminal.line(f"left out: {failed} structures whose integration failed")
@@ -64,9 +82,27 @@ def run(config: SampleConfig) -> ExitCode:
     return ExitCode.PARTIAL if failed else ExitCode.DONE
 
 
-def _makeup(config: SampleConfig, flow: Flow | MolecularFlow) -> dict[str, list[Any]]:
+def _written_with_bonds(samples: Clouds, out: Path, terminal: Terminal) -> str:
+    """Write molecules as SDF; a line that says where their bonds are from."""
+    origins: Counter[str] = Counter()
+
+    def molecules() -> Iterator[rdkit.Chem.Mol]:
+        for molecule in with_bonds(samples):
+            origins[molecule.GetProp(ORIGIN)] += 1
+            terminal.progress(f"{origins.total():,}/{len(samples):,} molecules with bonds")
+            yield molecule
+
+    count = write_molecules(molecules(), out, samples.x.dtype)
+    perceived = origins[PERCEIVED]
+    return (
+        f"bonds: {perceived:,} molecules as RDKit perceives them, {count - perceived:,} by the "
+        "distance table"
+    )
+
+
+def _makeup(config: SampleConfig, flow: Flow | AbstractMolecularFlow) -> dict[str, list[Any]]:
     """What fixes the make-up of each structure, as `sizes` or `numbers` of `draw`."""
-    if isinstance(flow, MolecularFlow):
+    if isinstance(flow, AbstractMolecularFlow):
         return _sizes(config, flow)
     if config.sizes is not None:
         flow.compositions.draw(1, rng.generator(config.seed), config.sizes)  # or says what is wrong
@@ -93,7 +129,7 @@ def _makeup(config: SampleConfig, flow: Flow | MolecularFlow) -> dict[str, list[
     return {"numbers": [each[place] for place in turn]}
 
 
-def _sizes(config: SampleConfig, flow: MolecularFlow) -> dict[str, list[Any]]:
+def _sizes(config: SampleConfig, flow: AbstractMolecularFlow) -> dict[str, list[Any]]:
     """All that can be fixed of molecules whose elements are drawn as well."""
     if config.formula is not None:
         raise UsageError("formula: this model draws the elements itself; give sizes or like.")
@@ -107,12 +143,12 @@ def _sizes(config: SampleConfig, flow: MolecularFlow) -> dict[str, list[Any]]:
     return {"sizes": [each[place % len(each)] for place in range(config.n)]}
 
 
-def _one_size(makeup: dict[str, list[Any]], flow: Flow | MolecularFlow) -> bool:
+def _one_size(makeup: dict[str, list[Any]], flow: Flow | AbstractMolecularFlow) -> bool:
     """Whether all structures will have one number of points."""
     if "sizes" in makeup:
         return len(set(makeup["sizes"])) == 1
     if "numbers" in makeup:
         return len({len(numbers) for numbers in makeup["numbers"]}) == 1
-    if isinstance(flow, MolecularFlow):
+    if isinstance(flow, AbstractMolecularFlow):
         return len(flow.sizes.sizes) == 1
     return len(flow.compositions.counts.sum(1).unique()) == 1

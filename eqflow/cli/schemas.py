@@ -36,6 +36,20 @@ class SampleConfig:
     )
     formula: str | None = leaf(None, "composition of every structure, such as C2H6O")
     like: str | None = leaf(None, "file whose structures' elements (or sizes) are taken in turn")
+    properties: list[str] = leaf(  # noqa: RUF009 - a fresh list each time
+        [], "what every structure is asked to have, such as [gap=0.3,mu=1.2]"
+    )
+    guidance: float = leaf(1.0, "how much properties count; 1 is the density that was trained")
+    fixed: str | None = leaf(None, "file of one fragment, around which the rest is grown")
+    fixed_times: int = leaf(50, "stretches between noise and data when growing")
+    fixed_rounds: int = leaf(4, "how often a stretch is travelled again: slower and less biased")
+    temperature: float | None = leaf(
+        None, "elements of a run of masked_egnn are drawn at it: 1 where not given"
+    )
+    remasking: float | None = leaf(
+        None, "rate at which a run of masked_egnn takes elements back: 0 where not given"
+    )
+    bonds: bool = leaf(True, "write molecules to .sdf with bonds: RDKit's, or else by distances")
     batch: int = leaf(1000, "structures between two lines of progress")
     solver: SolverOverride = field(default_factory=SolverOverride)
     device: str = leaf("auto", "cpu, cuda, or auto")
@@ -66,6 +80,11 @@ class ScoreConfig:
         None, "count degrees of freedom as the published E-NF does; as in the run"
     )
     divergence: Any = None  # an option of the group; that of the run where not given
+    exact_atoms: int | None = leaf(
+        None,
+        "most points of a structure scored by the exact trace, larger ones by four probes; where "
+        "not given, no limit with divergence=exact, else what the model can afford",
+    )
     solver: SolverOverride = field(default_factory=SolverOverride)
     device: str = leaf("auto", "cpu, cuda, or auto")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")

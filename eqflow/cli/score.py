@@ -12,19 +12,20 @@ from typing import Any
 import torch
 
 from eqflow import rng, storage
+from eqflow.cli.conditions import given_in
 from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
+from eqflow.cli.traces import Plan
 from eqflow.cli.trained import load_run, overridden, required_output
 from eqflow.data import has_known_elements, read_report, with_known_elements
 from eqflow.data.files import READERS
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError, ExitCode, UsageError
 from eqflow.evaluate import negative_log_likelihood
-from eqflow.flows import Flow, MolecularFlow, Scores, Status
+from eqflow.flows import Flow, MaskedMolecularFlow, MolecularFlow, Scores, Status
+from eqflow.flows.masked import NO_LIKELIHOOD
 from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
-from eqflow.train.build import build_divergence
-from eqflow.train.weights import divergence_of_run
 
 BATCH = 256  # structures between two lines of progress
 
@@ -41,15 +42,16 @@ def run(config: ScoreConfig) -> ExitCode:
     if config.data.structures is not None and config.data.structures < 1:
         raise UsageError(f"data.structures: found {config.data.structures}, expected at least 1.")
     flow = load_run(config.run, config.device, config.threads)
+    if isinstance(flow, MaskedMolecularFlow):
+        raise UsageError(NO_LIKELIHOOD)
     options = _of_joint_models(config, flow)
-    chosen = config.divergence or divergence_of_run(str(config.run))
-    divergence = build_divergence(chosen)
     solver = overridden(flow.solver, config.solver)
     result = _structures(config.data.path, flow.dimension, config.data.on_problem)
     clouds = result.clouds[: config.data.structures]
     kept, unknown = with_known_elements(clouds, flow.elements, config.data.on_problem)
     places = has_known_elements(clouds, flow.elements).nonzero().squeeze(1).tolist()
     skipped = [*result.skipped, *unknown]
+    plan = Plan.of(config, flow, kept.sizes)
     storage.require_writable(out.parent)
 
     how = f"at {solver.rtol:g}" if solver.is_adaptive else f"in {solver.steps} steps"
@@ -57,32 +59,39 @@ def run(config: ScoreConfig) -> ExitCode:
     terminal = Terminal()
     terminal.line(
         f"score {len(kept):,} structures of {config.data.path} under {config.run}: {times}"
-        f"{chosen.name} divergence, {solver.method} {how}, to {out}"
+        f"{plan.words}, {solver.method} {how}, to {out}"
     )
     for line in skipped:
         terminal.line(f"skipped: {line}")
     if clouds.numbers is not None and not flow.elements:
         terminal.line("the elements are ignored: this model knows none")
+    for line in given_in(kept, flow):
+        terminal.line(line)
+    if cost := plan.cost(flow, kept.sizes, solver, options.get("draws", 1)):
+        terminal.line(cost)
     rows: dict[int, list[str]] = {}
     parts: list[Scores] = []
     together = max(1, BATCH // options.get("draws", 1))
-    for first in range(0, len(kept), together):
-        batch = kept[first : first + together]
-        scores = flow.score(
-            batch,
-            divergence=divergence,
-            seed=config.seed if first == 0 else rng.derived_seed(config.seed, "batch", first),
-            solver=solver,
-            **options,
-        )
-        parts.append(scores)
-        for place, row in zip(places[first:], _rows(scores, batch), strict=False):
-            rows[place] = [str(place), *row]
-        terminal.counted(len(rows), len(kept), "structures")
+    for part in plan.parts:
+        for first in range(0, len(part.places), together):
+            chosen = part.places[first : first + together]
+            batch = kept[torch.tensor(chosen)]
+            scores = flow.score(
+                batch,
+                divergence=part.divergence,
+                seed=_seed_of(config.seed, chosen[0]),
+                solver=solver,
+                **options,
+            )
+            parts.append(scores)
+            for place, row in zip(chosen, _rows(scores, batch, part.name), strict=True):
+                rows[places[place]] = [str(places[place]), *row]
+            terminal.counted(len(rows), len(kept), "structures")
     terms = list(parts[0].terms)
     for place in sorted(set(range(len(clouds))) - set(places)):
         rows[place] = [str(place), *_unknown(clouds[place], len(terms))]
-    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *terms, "source"]
+    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", "divergence"]
+    header += [*terms, "source"]
     storage.write_text(out, _csv([header, *(rows[place] for place in sorted(rows))]))
 
     nll = negative_log_likelihood(torch.cat([part.log_prob for part in parts]))
@@ -122,16 +131,23 @@ def _of_joint_models(config: ScoreConfig, flow: Flow | MolecularFlow) -> dict[st
 
 
 def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
-    """The structures of a file, in the dimension of the model."""
-    if Path(path).suffix.lower() not in READERS:
-        raise UsageError(f"data.path: found {path}, expected a file in {' '.join(READERS)}.")
+    """The structures of a file or folder, in the dimension of the model."""
+    if Path(path).suffix.lower() not in READERS and not Path(path).is_dir():
+        raise UsageError(
+            f"data.path: found {path}, expected a file in {' '.join(READERS)}, or a folder of them."
+        )
     try:
         return read_report(path, dimension, on_problem)
     except UsageError as error:
         raise DataError(f"the model has dimension {dimension}, but {error}") from error
 
 
-def _rows(scores: Scores, clouds: Clouds) -> list[list[str]]:
+def _seed_of(seed: int, place: int) -> int:
+    """The seed of the batch whose first structure is at a place of the file."""
+    return seed if place == 0 else rng.derived_seed(seed, "batch", place)
+
+
+def _rows(scores: Scores, clouds: Clouds, divergence: str) -> list[list[str]]:
     """What follows the index, for each structure."""
     sources = clouds.source or ("",) * len(clouds)
     return [
@@ -141,6 +157,7 @@ def _rows(scores: Scores, clouds: Clouds) -> list[list[str]]:
             _number(float(scores.log_prob_se[i])),
             str(int(scores.evaluations[i])),
             scores.status[i].name.lower(),
+            "" if scores.status[i] is Status.IMPOSSIBLE_SIZE else divergence,
             *(_number(float(term[i])) for term in scores.terms.values()),
             sources[i],
         ]
@@ -153,7 +170,7 @@ def _unknown(cloud: Clouds, terms: int) -> list[str]:
     nan = _number(math.nan)
     return [
         str(int(cloud.sizes)),
-        *(nan, nan, "0", "unknown_element", *([nan] * terms)),
+        *(nan, nan, "0", "unknown_element", "", *([nan] * terms)),
         cloud.source[0] if cloud.source else "",
     ]
 

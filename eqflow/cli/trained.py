@@ -10,14 +10,12 @@ import torch
 
 from eqflow.cli.schemas import SolverOverride
 from eqflow.errors import UsageError
-from eqflow.flows import Flow, MolecularFlow, Solver
-from eqflow.train.build import chosen_device
+from eqflow.flows import Solver
+from eqflow.train.build import TrainedFlow, chosen_device
 from eqflow.train.weights import load
 
 
-def load_run(
-    run: str | None, device: str = "cpu", threads: int | None = None
-) -> Flow | MolecularFlow:
+def load_run(run: str | None, device: str = "cpu", threads: int | None = None) -> TrainedFlow:
     """The flow of `run=`, on a device."""
     if run is None:
         raise UsageError("run: needed; give a run folder or a weights.safetensors.")

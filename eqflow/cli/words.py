@@ -15,6 +15,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from eqflow.errors import UsageError
 
+# An element of a list that sets something itself, such as gap=0.3.
+_PAIR = re.compile(r"""[^\[\],'"]*=[^\[\],'"]*""")
+
 Groups = Mapping[str, Mapping[str, type]]
 
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -136,7 +139,8 @@ def _value(value: str, key: Key) -> str:
             raise UsageError("found no value after the equals sign.")
         return value if _is_quoted(value) else _quoted(value)
     if key.type is list:
-        return value if re.fullmatch(r"\[.*\]", value) else f"[{value}]"
+        value = value if re.fullmatch(r"\[.*\]", value) else f"[{value}]"
+        return _PAIR.sub(lambda pair: _quoted(pair[0]), value)
     if "${" in value:
         return value
     try:

@@ -2,12 +2,12 @@
 
 from eqflow.data.batches import SizeBatches
 from eqflow.data.download import fetch
-from eqflow.data.files import read, read_report, writable_ending, write
+from eqflow.data.files import read, read_report, writable_ending, write, write_molecules
 from eqflow.data.images import read_images
 from eqflow.data.qm9 import load_qm9
 from eqflow.data.records import ReadResult
 from eqflow.data.shapes import surfaces
-from eqflow.data.splits import duplicates, split
+from eqflow.data.splits import duplicates, formulas, split
 from eqflow.data.vocabulary import has_known_elements, with_known_elements
 from eqflow.data.voxels import read_voxels
 
@@ -16,6 +16,7 @@ __all__ = [
     "SizeBatches",
     "duplicates",
     "fetch",
+    "formulas",
     "has_known_elements",
     "load_qm9",
     "read",
@@ -27,4 +28,5 @@ __all__ = [
     "with_known_elements",
     "writable_ending",
     "write",
+    "write_molecules",
 ]

@@ -6,8 +6,10 @@
 | QM9 | `num_atoms` (B,), `charges` (N,), `positions` (N, d) |
 | dense | `positions` (B, n, d), and `numbers` (n,) or (B, n) where there are elements |
 
-Other arrays beside these are left out. A `.npy` holds (B, n, d), or (B, n·d) when the dimension is
-said. Positions keep their float32 or float64; integers become float64.
+Formal charges may stand beside them as `formal_charges`, in the shape that `numbers` has or would
+have; the `charges` of QM9 are those of the nuclei, its atomic numbers. Further arrays (B,) are
+properties of the structures, and others are left out. A `.npy` holds (B, n, d), or (B, n·d) when
+the dimension is said. Positions keep their float32 or float64; integers become float64.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from eqflow.chem.elements import LARGEST
 from eqflow.data.records import ReadResult, Records, accept, require_choice
+from eqflow.data.stated_properties import of_arrays
 from eqflow.data.text import require_content
 from eqflow.errors import DataError, UnknownElement, UsageError
 from eqflow.geometry.clouds import Clouds
@@ -40,17 +43,21 @@ def read_npz(path: Path, dimension: int | None = None, on_problem: str = "stop")
     """
     require_choice(on_problem)
     arrays = load_arrays(path)
+    charges = arrays.get("formal_charges")
     if {"x", "ptr"} <= arrays.keys():
         x, numbers = arrays["x"], arrays.get("numbers")
         sizes = _sizes_of_ptr(arrays["ptr"], path)
     elif {"num_atoms", "charges", "positions"} <= arrays.keys():
         x, numbers, sizes = arrays["positions"], arrays["charges"], arrays["num_atoms"]
     elif arrays.get("positions", np.zeros(0)).ndim == 3:
-        return _dense(arrays["positions"], arrays.get("numbers"), path, dimension, on_problem)
+        numbers = arrays.get("numbers")
+        known = of_arrays(arrays, len(arrays["positions"]))
+        return _dense(arrays["positions"], numbers, charges, path, dimension, on_problem, known)
     else:
         found = ", ".join(f"{key} {value.shape}" for key, value in arrays.items()) or "none"
         raise DataError(f"{path}: found the arrays {found}, expected {LAYOUTS}.")
-    return _packed(x, sizes, numbers, path, dimension, on_problem)
+    known = of_arrays(arrays, len(sizes)) if sizes.ndim == 1 else {}
+    return _packed(x, sizes, numbers, charges, path, dimension, on_problem, known)
 
 
 def read_npy(path: Path, dimension: int | None = None, on_problem: str = "stop") -> ReadResult:
@@ -77,20 +84,23 @@ def read_npy(path: Path, dimension: int | None = None, on_problem: str = "stop")
         x = x.reshape(len(x), -1, dimension)
     if x.ndim != 3:
         raise DataError(f"{path}: found an array {x.shape}, expected (B, n, d) or (B, n·d).")
-    return _dense(x, None, path, dimension, on_problem)
+    return _dense(x, None, None, path, dimension, on_problem, {})
 
 
 def write_npz(clouds: Clouds, file: IO[bytes]) -> None:
     """Write the layout of eqflow, everything but the sources."""
-    x, ptr = clouds.x.detach().cpu().numpy(), clouds.ptr.cpu().numpy()
-    if clouds.numbers is None:
-        np.savez(file, x=x, ptr=ptr)
-    else:
-        np.savez(file, x=x, ptr=ptr, numbers=clouds.numbers.cpu().numpy())
+    arrays = {"x": clouds.x.detach(), "ptr": clouds.ptr}
+    if clouds.numbers is not None:
+        arrays["numbers"] = clouds.numbers
+    if clouds.charges is not None:
+        arrays["formal_charges"] = clouds.charges
+    arrays |= clouds.properties
+    content: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+    np.savez(file, **content)
 
 
 def write_npy(clouds: Clouds, file: IO[bytes]) -> None:
-    """Write positions as (B, n, d); elements have no place in this format.
+    """Write positions as (B, n, d); elements and charges have no place in this format.
 
     Raises:
         UsageError: If the clouds differ in size.
@@ -176,29 +186,44 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
 def _dense(
     x: np.ndarray,
     numbers: np.ndarray | None,
+    charges: np.ndarray | None,
     path: Path,
     dimension: int | None,
     on_problem: str,
+    properties: dict[str, np.ndarray],
 ) -> ReadResult:
     count, size, width = x.shape
-    if numbers is not None:
-        if numbers.shape not in ((size,), (count, size)):
-            raise DataError(
-                f"{path}: found numbers {numbers.shape} for positions {x.shape}, expected "
-                f"({size},) or ({count}, {size})."
-            )
-        numbers = np.broadcast_to(numbers, (count, size)).reshape(-1)
     flat = x.reshape(count * size, width)
-    return _packed(flat, np.full(count, size), numbers, path, dimension, on_problem)
+    if numbers is not None:
+        numbers = _of_every_structure("numbers", numbers, x.shape, path)
+    if charges is not None:
+        charges = _of_every_structure("formal_charges", charges, x.shape, path)
+    sizes = np.full(count, size)
+    return _packed(flat, sizes, numbers, charges, path, dimension, on_problem, properties)
+
+
+def _of_every_structure(
+    name: str, labels: np.ndarray, shape: tuple[int, ...], path: Path
+) -> np.ndarray:
+    """Labels (n,) or (B, n) as (B·n,)."""
+    count, size = shape[:2]
+    if labels.shape not in ((size,), (count, size)):
+        raise DataError(
+            f"{path}: found {name} {labels.shape} for positions {shape}, expected "
+            f"({size},) or ({count}, {size})."
+        )
+    return np.broadcast_to(labels, (count, size)).reshape(-1)
 
 
 def _packed(
     x: np.ndarray,
     sizes: np.ndarray,
     numbers: np.ndarray | None,
+    charges: np.ndarray | None,
     path: Path,
     dimension: int | None,
     on_problem: str,
+    properties: dict[str, np.ndarray],
 ) -> ReadResult:
     if x.ndim != 2 or x.shape[1] < 1 or x.dtype.kind not in "fiu":
         raise DataError(
@@ -216,8 +241,12 @@ def _packed(
         )
     if numbers is not None:
         numbers = _elements(numbers, len(x), path)
+    if charges is not None:
+        charges = _integers("formal charges", charges, len(x), path)
     sources = [f"{path}#{index}" for index in range(len(sizes))]
-    records = Records(str(path), _floats(x), numbers, sizes, sources)
+    records = Records(
+        str(path), _floats(x), numbers, sizes, sources, charges=charges, properties=properties
+    )
     return accept(records, on_problem, dimension)
 
 
@@ -227,18 +256,22 @@ def _floats(x: np.ndarray) -> np.ndarray:
 
 
 def _elements(numbers: np.ndarray, count: int, path: Path) -> np.ndarray:
-    if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: found atomic numbers {numbers.shape} of {numbers.dtype}, expected ({count},) "
-            "integers."
-        )
+    numbers = _integers("atomic numbers", numbers, count, path)
     wrong = np.flatnonzero((numbers < 0) | (numbers > LARGEST))
     if wrong.size:
         raise UnknownElement(
             f"{path}: found the atomic number {numbers[wrong[0]]} at row {wrong[0]}, expected 1 to "
             f"{LARGEST}, or 0 for a point without an element. Correct it."
         )
-    return numbers.astype(np.int64)
+    return numbers
+
+
+def _integers(name: str, labels: np.ndarray, count: int, path: Path) -> np.ndarray:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: found {name} {labels.shape} of {labels.dtype}, expected ({count},) integers."
+        )
+    return labels.astype(np.int64)
 
 
 def _sizes_of_ptr(ptr: np.ndarray, path: Path) -> np.ndarray:

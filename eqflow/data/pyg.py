@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def to_pyg(clouds: Clouds) -> torch_geometric.data.Batch:
     """One `Batch` with `pos` (N, d), `batch` (N,), `ptr` (B + 1,) and, with elements, `z` (N,).
 
+    Formal charges, where there are any, are `formal_charges` (N,). Properties are left out.
     The tensors are shared, not copied; `batch[i]` and `batch.to_data_list()` work.
     """
     from torch_geometric.data import Batch, Data
@@ -25,6 +26,8 @@ def to_pyg(clouds: Clouds) -> torch_geometric.data.Batch:
     fields = {"pos": clouds.x}
     if clouds.numbers is not None:
         fields["z"] = clouds.numbers
+    if clouds.charges is not None:
+        fields["formal_charges"] = clouds.charges
     batch = Batch(_base_cls=Data, batch=clouds.segments.ids, ptr=ptr, **fields)
     batch._num_graphs = len(clouds)
     batch._slice_dict = {key: ptr.cpu() for key in fields}
@@ -35,14 +38,19 @@ def to_pyg(clouds: Clouds) -> torch_geometric.data.Batch:
 def from_pyg(batch: torch_geometric.data.Batch | torch_geometric.data.Data) -> Clouds:
     """Clouds from a `Batch`, or from one `Data`, with `pos` and, if there are elements, `z`.
 
+    Formal charges are those of `formal_charges`, where there are any.
+
     Raises:
         DataError: If there is no `pos`, or the points of a cloud are not consecutive.
     """
     x = batch.pos
     if x is None:
         raise DataError(f"from_pyg: found {batch}, expected positions in `pos` (N, d).")
-    z = getattr(batch, "z", None)
-    return Clouds(x, _ptr(batch, x), None if z is None else z.to(torch.int64))
+    numbers, charges = (
+        None if labels is None else labels.to(torch.int64)
+        for labels in (getattr(batch, "z", None), getattr(batch, "formal_charges", None))
+    )
+    return Clouds(x, _ptr(batch, x), numbers, charges=charges)
 
 
 def _ptr(

@@ -1,5 +1,7 @@
 """QM9: 133,885 small organic molecules of H, C, N, O, F with geometries from B3LYP/6-31G(2df,p).
 
+The release states 15 properties of each, such as `gap`; see `eqflow.data.stated_properties`.
+
 3,054 of them came out of the relaxation as another molecule than they went in; their list is part
 of the release, and they are left out unless asked for.
 
@@ -16,7 +18,7 @@ import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -102,13 +104,14 @@ def _cached(folder: Path, keep_uncharacterized: bool, progress: Progress | None)
 
 
 def _save(clouds: Clouds, index: np.ndarray, file: IO[bytes]) -> None:
-    np.savez(
-        file,
-        index=index.astype(np.int32),
-        num_atoms=clouds.sizes.numpy().astype(np.int8),
-        charges=clouds.h.flatten().numpy().astype(np.int8),
-        positions=clouds.x.numpy(),
-    )
+    arrays: dict[str, Any] = {
+        "index": index.astype(np.int32),
+        "num_atoms": clouds.sizes.numpy().astype(np.int8),
+        "charges": clouds.h.flatten().numpy().astype(np.int8),
+        "positions": clouds.x.numpy(),
+    }
+    arrays |= {name: values.numpy() for name, values in clouds.properties.items()}
+    np.savez(file, **arrays)
 
 
 def _save_excluded(excluded: np.ndarray, file: IO[bytes]) -> None:

@@ -8,13 +8,15 @@ without points), and either raises the first problem of the file or leaves the b
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from eqflow.chem.elements import impossible_charge, is_possible_charge
+from eqflow.data.stated_properties import columns
 from eqflow.errors import DataError, EmptyData, UsageError
 from eqflow.geometry.clouds import Clouds
 
@@ -51,6 +53,8 @@ class Records:
         sources: Where each structure is.
         problems: Records that could not be read.
         place: Where a point of a structure is, for messages.
+        charges: Formal charges, shape (N,), or None.
+        properties: Numbers known of whole structures, by name, each shape (B,).
     """
 
     name: str
@@ -60,6 +64,8 @@ class Records:
     sources: Sequence[str]
     problems: Sequence[Problem] = ()
     place: Callable[[str, int], str] = "{}: point {}".format
+    charges: np.ndarray | None = None
+    properties: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Collector:
@@ -77,14 +83,25 @@ class Collector:
         self._place = place
         self._positions = array("d")
         self._numbers = array("q")
+        self._charges = array("q")
         self._sizes = array("q")
+        self._properties: list[Mapping[str, float]] = []
 
-    def add(self, numbers: Sequence[int], positions: Sequence[float], source: str) -> None:
-        """One more structure: atomic numbers (n,), and coordinates one after another (3n,)."""
+    def add(
+        self,
+        numbers: Sequence[int],
+        positions: Sequence[float],
+        charges: Sequence[int] | None,
+        source: str,
+        properties: Mapping[str, float] | None = None,
+    ) -> None:
+        """One more structure: atomic numbers (n,), coordinates one after another (3n,), charges."""
         self._numbers.extend(numbers)
+        self._charges.extend([0] * len(numbers) if charges is None else charges)
         self._positions.extend(positions)
         self._sizes.append(len(numbers))
         self.sources.append(source)
+        self._properties.append(properties or {})
 
     def refuse(self, error: DataError) -> None:
         """Note that the record after those added cannot be read."""
@@ -100,6 +117,8 @@ class Collector:
             self.sources,
             self.problems,
             self._place,
+            np.array(self._charges, np.int64),
+            columns(self._properties),
         )
 
 
@@ -112,6 +131,8 @@ def require_choice(on_problem: str) -> None:
 def accept(records: Records, on_problem: str, dimension: int | None = None) -> ReadResult:
     """Clouds of the records that are sound.
 
+    Elements, or charges, that are all 0 are none.
+
     Args:
         records: What a reader found.
         on_problem: `stop` raises the first problem of the file, `skip` leaves such records out.
@@ -122,10 +143,12 @@ def accept(records: Records, on_problem: str, dimension: int | None = None) -> R
         EmptyData: If no structure is left.
     """
     require_choice(on_problem)
-    x, sizes, numbers = records.x, records.sizes, records.numbers
-    if numbers is not None and not numbers.any():
-        numbers = None
-    found = _unsound(x, sizes, numbers, records)
+    x, sizes = records.x, records.sizes
+    numbers, charges = (
+        None if labels is None or not labels.any() else labels
+        for labels in (records.numbers, records.charges)
+    )
+    found = _unsound(x, sizes, numbers, charges, records)
     problems = sorted(
         [(p.before, 0, p.error) for p in records.problems]
         + [(index, 1, error) for index, error in found.items()],
@@ -151,6 +174,8 @@ def accept(records: Records, on_problem: str, dimension: int | None = None) -> R
         torch.from_numpy(ptr),
         None if numbers is None else torch.from_numpy(numbers[rows]),
         tuple(s for s, keep in zip(records.sources, kept.tolist(), strict=True) if keep),
+        None if charges is None else torch.from_numpy(charges[rows]),
+        {name: torch.from_numpy(values[kept]) for name, values in records.properties.items()},
     )
     return ReadResult(clouds, skipped)
 
@@ -189,7 +214,11 @@ def coincident(x: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _unsound(
-    x: np.ndarray, sizes: np.ndarray, numbers: np.ndarray | None, records: Records
+    x: np.ndarray,
+    sizes: np.ndarray,
+    numbers: np.ndarray | None,
+    charges: np.ndarray | None,
+    records: Records,
 ) -> dict[int, DataError]:
     cloud = np.repeat(np.arange(len(sizes)), sizes)
     starts = np.cumsum(sizes) - sizes
@@ -214,6 +243,11 @@ def _unsound(
                 + ADVICE
             ),
         )
+    if charges is not None:
+        elements = np.zeros_like(charges) if numbers is None else numbers
+        for row in np.flatnonzero(~is_possible_charge(elements, charges)).tolist():
+            said = impossible_charge(int(elements[row]), int(charges[row]))
+            found.setdefault(int(cloud[row]), DataError(f"{where(row)}: {said} {ADVICE}"))
     if numbers is None:
         return found
     with np.errstate(invalid="ignore"):

@@ -83,6 +83,19 @@ def duplicates(clouds: Clouds) -> Tensor:
     return torch.tensor(groups, dtype=torch.int64)
 
 
+def formulas(clouds: Clouds) -> Tensor:
+    """Group of each cloud, the same for clouds of one make-up, shape (B,), int64.
+
+    Conformers of one molecule, and isomers, are of one group; without elements a make-up is a size.
+    """
+    numbers = clouds.segments.ids.new_zeros(len(clouds.x))
+    if clouds.numbers is not None:
+        numbers = clouds.numbers.to(numbers.device)
+    kinds, kind = numbers.unique(return_inverse=True)
+    counts = clouds.segments.sum(torch.nn.functional.one_hot(kind, len(kinds)))
+    return counts.cpu().unique(dim=0, return_inverse=True)[1]
+
+
 def _bounds(count: int, parts: Mapping[str, float | int]) -> dict[str, tuple[int, int]]:
     """First and last place of each part among the shuffled items, as (low, high]."""
     sizes = list(parts.values())

@@ -1,9 +1,15 @@
 """The `.xyz` and `.extxyz` formats: a count, a comment, and one line an atom.
 
 In plain XYZ a line is an element and three coordinates in Å, and further columns are ignored. In
-extended XYZ the comment names the columns, `Properties=species:S:1:pos:R:3:…`; boxes and all other
-columns are left out. The molecules of the original QM9 release, with their numbers such as
+extended XYZ the comment names the columns, `Properties=species:S:1:pos:R:3:…`; boxes and columns
+not named here are left out. The molecules of the original QM9 release, with their numbers such as
 `1.2*^-5` and three lines after the atoms, are read as they are.
+
+Formal charges are a column `formal_charges` (or `formal_charge`) of whole numbers, or else ASE's
+`initial_charges`. Partial charges may stand in these: those of a structure are taken where all are
+whole. ASE's `charges`, the outcome of a calculation, are no formal charges.
+
+Properties of the structure are in the comment, see `eqflow.data.stated_properties`.
 
 Elements are symbols, or atomic numbers in digits; deuterium `D` and tritium `T` are hydrogen. A
 file whose atoms are all `X` has points without elements.
@@ -17,11 +23,13 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import numpy as np
 import torch
 
-from eqflow.chem.convert import spatial
-from eqflow.chem.elements import atomic_number, symbol
+from eqflow.chem.convert import known_properties, spatial, whole_charges
+from eqflow.chem.elements import LARGEST_CHARGE, atomic_number, symbol
 from eqflow.data.records import ADVICE, Collector, ReadResult, accept, require_choice
+from eqflow.data.stated_properties import of_comment, to_comment
 from eqflow.data.text import Lines, open_lines, shown
 from eqflow.errors import DataError, MalformedRecord, UnknownElement
 from eqflow.geometry.clouds import Clouds
@@ -36,6 +44,20 @@ class Columns(NamedTuple):
     element: int | None
     position: int
     width: int | None
+    formal: int | None = None
+    initial: int | None = None
+
+
+class Record(NamedTuple):
+    """One structure: atomic numbers (n,), coordinates (3n,), charges (n,), and what is known of it.
+
+    Charges are None where it has none.
+    """
+
+    numbers: list[int]
+    positions: list[float]
+    charges: list[int] | None
+    properties: dict[str, float]
 
 
 PLAIN = Columns(element=0, position=1, width=None)
@@ -71,28 +93,36 @@ def collect(lines: Lines, collector: Collector, stop: bool) -> None:
             continue
         start = lines.here
         try:
-            numbers, positions = _record(lines)
+            record = _record(lines)
         except DataError as error:
             collector.refuse(error)
             if stop:
                 return
             continue
-        collector.add(numbers, positions, start)
+        collector.add(record.numbers, record.positions, record.charges, start, record.properties)
 
 
 def write_xyz(clouds: Clouds, file: IO[bytes], extended: bool) -> None:
-    """Write clouds with at most three dimensions; the numbers read back are bitwise the same."""
+    """Write clouds with at most three dimensions; the numbers read back are bitwise the same.
+
+    Formal charges are written as ASE's initial charges, and have no place in plain XYZ; no more
+    have properties.
+    """
+    charged = extended and clouds.charges is not None
     digits = 17 if clouds.x.dtype == torch.float64 else 9
-    row = f"%s %.{digits}g %.{digits}g %.{digits}g\n"
+    row = f"%s %.{digits}g %.{digits}g %.{digits}g{' %d' if charged else ''}\n"
     comment = "Properties=species:S:1:pos:R:3" if extended else ""
-    for x, numbers in spatial(clouds):
-        values = zip(map(symbol, numbers.tolist()), *x.T.tolist(), strict=True)
+    comment += ":initial_charges:R:1" if charged else ""
+    for (x, numbers, charges), known in zip(spatial(clouds), known_properties(clouds), strict=True):
+        columns = [map(symbol, numbers.tolist()), *x.T.tolist()]
+        values = zip(*columns, *([charges.tolist()] if charged else []), strict=True)
         atoms = row * len(numbers) % tuple(chain.from_iterable(values))
-        file.write(f"{len(numbers)}\n{comment}\n{atoms}".encode())
+        stated = f"{comment} {to_comment(known)}".rstrip() if extended else comment
+        file.write(f"{len(numbers)}\n{stated}\n{atoms}".encode())
 
 
-def _record(lines: Lines) -> tuple[list[int], list[float]]:
-    """Atomic numbers and coordinates of the next record; past it too where it is bad."""
+def _record(lines: Lines) -> Record:
+    """The next record; past it too where it is bad."""
     start = lines.here
     head = lines.take(1)[0]
     count = _COUNT.match(head)
@@ -126,8 +156,8 @@ def _record(lines: Lines) -> tuple[list[int], list[float]]:
     return atoms
 
 
-def _atoms(body: list[str], name: str, first: int) -> tuple[list[int], list[float]]:
-    """Atomic numbers and coordinates; `body` is the comment, at line `first`, and the atoms."""
+def _atoms(body: list[str], name: str, first: int) -> Record:
+    """What the atoms are; `body` is the comment, at line `first`, and the atoms."""
     stated = _PROPERTIES.search(body[0])
     try:
         columns = _columns(stated[1]) if stated else PLAIN
@@ -153,11 +183,12 @@ def _atoms(body: list[str], name: str, first: int) -> tuple[list[int], list[floa
         positions = [float(value) for row in rows for value in row[p : p + 3]]
     except ValueError:
         positions = _forgiving(rows, p, name, first + 1)
+    charges, properties = _charges(rows, columns, name, first + 1), of_comment(body[0])
     if columns.element is None:
-        return [0] * len(rows), positions
+        return Record([0] * len(rows), positions, charges, properties)
     e = columns.element
     try:
-        return [atomic_number(row[e]) for row in rows], positions
+        return Record([atomic_number(row[e]) for row in rows], positions, charges, properties)
     except UnknownElement:
         for i, row in enumerate(rows):
             try:
@@ -181,11 +212,38 @@ def _forgiving(rows: list[list[str]], p: int, name: str, first: int) -> list[flo
     return positions
 
 
+def _charges(rows: list[list[str]], columns: Columns, name: str, first: int) -> list[int] | None:
+    """Formal charges of the atoms; a column that says so has to have whole numbers."""
+    column = columns.initial if columns.formal is None else columns.formal
+    if column is None:
+        return None
+    try:
+        values = np.array([float(row[column]) for row in rows])
+    except ValueError:
+        values = np.full(len(rows), np.nan)
+    charges = whole_charges(values)
+    if columns.formal is not None and not (charges == values).all():
+        for i, row in enumerate(rows):
+            if not _is_whole(row[column]):
+                raise MalformedRecord(
+                    f"{name}:{first + i}: found {shown(row[column])}, expected a formal charge, a "
+                    f"whole number from {-LARGEST_CHARGE} to {LARGEST_CHARGE}. " + ADVICE
+                )
+    return [int(charge) for charge in charges]
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return bool(whole_charges(np.array([float(text)]))[0] == float(text))
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=64)
 def _columns(properties: str) -> Columns:
     """The columns of `Properties=name:type:count:…`; a ValueError says what is wrong with it."""
     parts = properties.strip('"').split(":")
-    element = number = position = None
+    element = number = position = formal = initial = None
     width = 0
     for name, kind, count in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
         if not (count.isascii() and count.isdigit() and 0 < int(count[:6]) < 10_000):
@@ -198,12 +256,16 @@ def _columns(properties: str) -> Columns:
             if count != "3":
                 raise ValueError(f"found {shown(properties)}, expected 3 coordinates, pos:R:3.")
             position = width
+        if name in ("formal_charges", "formal_charge") and kind in ("I", "R") and count == "1":
+            formal = width
+        if name == "initial_charges" and kind in ("I", "R") and count == "1":
+            initial = width
         width += int(count)
     if position is None or len(parts) % 3:
         raise ValueError(
             f"found {shown(properties)}, expected Properties with the columns species:S:1:pos:R:3."
         )
-    return Columns(number if element is None else element, position, width)
+    return Columns(number if element is None else element, position, width, formal, initial)
 
 
 def _is_count(line: str) -> bool:

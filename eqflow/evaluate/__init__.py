@@ -1,6 +1,7 @@
 """Metrics: one concept a module, pure functions."""
 
 from eqflow.evaluate.bond_tables import PUBLISHED, BondTable
+from eqflow.evaluate.bonded import with_bonds
 from eqflow.evaluate.bonds import Bonds, bonds_of
 from eqflow.evaluate.distributions import distribution_distances
 from eqflow.evaluate.estimates import Estimate
@@ -60,4 +61,5 @@ __all__ = [
     "table_metrics",
     "uniqueness",
     "valid_and_unique",
+    "with_bonds",
 ]

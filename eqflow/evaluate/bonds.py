@@ -6,19 +6,25 @@ whose bonds are between single and double ones, comes out as single bonds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eqflow.chem.elements import LARGEST
+from eqflow.chem.convert import to_rdkit
+from eqflow.chem.elements import LARGEST, is_possible_charge
 from eqflow.edges import Edges, segment_sum
 from eqflow.errors import UnknownElement, UsageError
 from eqflow.evaluate.bond_tables import PUBLISHED, BondTable
 from eqflow.evaluate.distances import pairs
 from eqflow.geometry import Clouds
+
+if TYPE_CHECKING:
+    import rdkit.Chem
 
 # Pairs of atoms looked at in one go: bounds the memory, whatever the number of molecules.
 PAIRS_AT_ONCE = 2_000_000
@@ -29,7 +35,8 @@ class Bonds:
     """The bonds of some molecules.
 
     Attributes:
-        clouds: The molecules: positions (N, 3) in Å, float64 on the CPU; 0 for what is no element.
+        clouds: The molecules: positions (N, 3) in Å, float64 on the CPU; 0 for what is no element,
+            and for a charge that none can have.
         between: Rows of the atoms of each bond, shape (P, 2), the lower one first.
         orders: Order of each bond, 1 to 3, shape (P,).
         table: What they were read with.
@@ -77,6 +84,24 @@ class Bonds:
         bad = self.clouds.segments.sum((~good).long())
         return (bad == 0) & (self.clouds.sizes > 0)
 
+    def to_rdkit(self) -> Iterator[rdkit.Chem.Mol]:
+        """RDKit molecules with these bonds and known charges; not sanitized, no atom is added.
+
+        Positions that are not finite become 0.
+        """
+        from rdkit import Chem
+
+        kinds = {order: Chem.BondType.values[order] for order in (1, 2, 3)}
+        still = replace(self.clouds, x=self.clouds.x.nan_to_num(0, 0, 0))
+        counts = torch.bincount(self.owner, minlength=len(still)).tolist()
+        local = self.between - still.ptr[self.owner].unsqueeze(1)
+        rows = torch.cat([local, self.orders.unsqueeze(1)], 1)
+        for atoms, own in zip(to_rdkit(still), rows.split(counts), strict=True):
+            molecule = Chem.RWMol(atoms)
+            for one, other, order in own.tolist():
+                molecule.AddBond(one, other, kinds[order])
+            yield molecule.GetMol()
+
 
 def bonds_of(clouds: Clouds, table: BondTable = PUBLISHED) -> Bonds:
     """Bonds of molecules by their distances.
@@ -103,10 +128,16 @@ def bonds_of(clouds: Clouds, table: BondTable = PUBLISHED) -> Bonds:
             f"molecules: found {clouds.dimension} dimensions, expected at most 3, as atoms have."
         )
     outside = (numbers < 1) | (numbers > LARGEST)
+    numbers = torch.where(outside, 0, numbers).cpu()
+    charges = None if clouds.charges is None else clouds.charges.cpu()
+    if charges is not None:
+        possible = torch.from_numpy(is_possible_charge(numbers.numpy(), charges.numpy()))
+        charges = torch.where(possible, charges, 0)
     clouds = replace(
         clouds.to("cpu"),
         x=pad(clouds.x.detach().cpu().double(), (0, 3 - clouds.dimension)),
-        numbers=torch.where(outside, 0, numbers).cpu(),
+        numbers=numbers,
+        charges=charges,
     )
     found = [_bonded(clouds, start, end, table) for start, end in _groups(clouds)]
     between = torch.cat([torch.zeros(0, 2, dtype=torch.int64), *(pair for pair, _ in found)])

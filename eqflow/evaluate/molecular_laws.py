@@ -28,8 +28,9 @@ from eqflow.evaluate.laws import (
     velocity_laws,
 )
 from eqflow.flows import MolecularFlow, Solver
+from eqflow.flows.bounds import TERMS
 from eqflow.flows.continuous import LATENT
-from eqflow.flows.molecular import TERMS, Molecules
+from eqflow.flows.molecular import Molecules
 from eqflow.geometry import Clouds, split_state
 from eqflow.testing import TOLERANCE, equivariance_error, independence_error
 
@@ -63,8 +64,9 @@ def molecular_laws(flow: MolecularFlow, structures: int = 8, seed: int = 0) -> I
     # and there a field need not be smooth, so that no solver finds the way back.
     source = rng.generator(seed, "check", "noise")
     z = flow.continuous.base.sample(clouds, flow.dimension, state, source)
-    yield round_trip(flow.continuous, z, clouds, start=LATENT, solver=THERE_AND_BACK)
-    yield from divergence_laws(flow.continuous, flow.actnorm(state).detach(), clouds, None, seed)
+    context = molecules.context
+    yield round_trip(flow.continuous, z, clouds, context, start=LATENT, solver=THERE_AND_BACK)
+    yield from divergence_laws(flow.continuous, flow.actnorm(state).detach(), clouds, context, seed)
     few = batch[:BOUNDED]
     yield from _bound_laws(flow, few, noise[: few.segments.rows], seed)
 
@@ -86,11 +88,14 @@ def _velocity(flow: MolecularFlow, t: float, *, features: bool) -> Callable[...,
     """The velocity of positions or of features, where features are the labels themselves."""
 
     def velocity(x: Tensor, ptr: Tensor, h: Tensor) -> Tensor:
-        _, clouds, labels = flow.encode(Clouds(x, ptr, h[:, 0].round().to(torch.int64)))
+        encoded = flow.encode(Clouds(x, ptr, h[:, 0].round().to(torch.int64)))
+        clouds, labels = encoded.clouds, encoded.labels
         # Not the centred positions: the law is about the field, which must not see the centre.
         state = torch.cat([x, flow.dequantiser.numbers(labels, x)], 1)
         with torch.no_grad():
-            moved = flow.continuous.velocity(x.new_tensor(t), flow.actnorm(state), clouds)
+            moved = flow.continuous.velocity(
+                x.new_tensor(t), flow.actnorm(state), clouds, encoded.context
+            )
         return split_state(moved, flow.actnorm.features)[features]
 
     return velocity
@@ -115,7 +120,7 @@ def _label_laws(
     flow: MolecularFlow, molecules: Molecules, noise: Tensor, state: Tensor
 ) -> list[Law]:
     """Labels follow from the features made of them, and so does the noise."""
-    x, clouds, labels = molecules
+    x, clouds, labels = molecules.x, molecules.clouds, molecules.labels
     _, v = split_state(state, flow.actnorm.features)
     found = flow.dequantiser.labels(v)
     wrong = (found.kind != labels.kind) | (found.integers != labels.integers).any(1)

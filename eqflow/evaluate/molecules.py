@@ -45,7 +45,7 @@ def molecule_metrics(
     training_smiles: Collection[str] | None = None,
     *,
     table: BondTable = PUBLISHED,
-    charge: int = 0,
+    charge: int | None = None,
     perceived: bool = True,
     relaxed: int = 1000,
     busted: int = 0,
@@ -59,7 +59,8 @@ def molecule_metrics(
         training_smiles: Canonical SMILES of the training set, as `canonical_smiles` makes them;
             novelty is left out where None.
         table: Bond lengths, margins and valences.
-        charge: Total charge of each molecule, for the perception of bonds.
+        charge: Total charge of each molecule, for the perception of bonds; where None, the sum of
+            the formal charges of its atoms, 0 where these are not known.
         perceived: Whether RDKit's perception of bonds is asked; strain and PoseBusters need it.
         relaxed: How many molecules at most are relaxed for their strain.
         busted: How many at most are put through PoseBusters, one to two seconds each.

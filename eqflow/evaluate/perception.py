@@ -10,14 +10,14 @@ three-dimensional geometry (Kim, Kim, 2015), doi:10.1002/bkcs.10334.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eqflow.chem.convert import spatial
 from eqflow.chem.elements import LARGEST
+from eqflow.chem.workers import Outcome, Worker
 from eqflow.errors import ShapeError
 from eqflow.evaluate.bonds import atoms_of
-from eqflow.evaluate.workers import Outcome, Worker
 from eqflow.geometry import Clouds
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ class Perceived(NamedTuple):
 
 
 def perceive(
-    clouds: Clouds, charge: int | Sequence[int] = 0, seconds: float = SECONDS
+    clouds: Clouds, charge: int | Sequence[int] | None = None, seconds: float = SECONDS
 ) -> list[Perceived]:
     """Perceive the bonds of each molecule.
 
     Args:
         clouds: Molecules, positions in Å.
-        charge: Total charge of each molecule, in units of the elementary charge.
+        charge: Total charge of each molecule, in units of the elementary charge; where None, the
+            sum of the formal charges of its atoms, 0 where these are not known.
         seconds: How long one molecule may take.
 
     Raises:
@@ -63,16 +64,31 @@ def perceive(
         ShapeError: If there are not as many charges as molecules.
         EqflowError: If the worker cannot be started.
     """
+    return list(perceive_each(clouds, charge, seconds))
+
+
+def perceive_each(
+    clouds: Clouds, charge: int | Sequence[int] | None = None, seconds: float = SECONDS
+) -> Iterator[Perceived]:
+    """The same, one after another as they are asked for; arguments are checked at once."""
     atoms_of(clouds)
-    charges = [charge] * len(clouds) if isinstance(charge, int) else list(charge)
+    if charge is None:
+        charges = clouds.total_charges.tolist()
+    else:
+        charges = [charge] * len(clouds) if isinstance(charge, int) else list(charge)
     if len(charges) != len(clouds):
         raise ShapeError(f"perceive: found {len(charges)} charges for {len(clouds)} molecules.")
-    found = []
+    jobs = (
+        {"numbers": atoms.numbers.tolist(), "positions": atoms.x.tolist(), "charge": int(total)}
+        for atoms, total in zip(spatial(clouds), charges, strict=True)
+    )
+    return _answers(jobs, seconds)
+
+
+def _answers(jobs: Iterator[dict[str, Any]], seconds: float) -> Iterator[Perceived]:
     with Worker(read_bonds, seconds) as worker:
-        for (x, numbers), total in zip(spatial(clouds), charges, strict=True):
-            job = {"numbers": numbers.tolist(), "positions": x.tolist(), "charge": int(total)}
-            found.append(_perceived(worker(job)))
-    return found
+        for job in jobs:
+            yield _perceived(worker(job))
 
 
 def read_bonds(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from eqflow.chem.workers import Worker
 from eqflow.errors import UsageError
 from eqflow.evaluate.perception import Perceived
-from eqflow.evaluate.workers import Worker
 
 # Embedding conformers for the energy is most of the time.
 SECONDS = 60.0

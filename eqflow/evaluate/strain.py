@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eqflow.chem.workers import Worker
 from eqflow.evaluate.perception import SECONDS, Perceived
-from eqflow.evaluate.workers import Worker
 
 STEPS = 2000
 

@@ -1,7 +1,8 @@
 """Validity: whether RDKit accepts the bonds of a molecule; which molecules are the same, or new.
 
 Bonds are those of `bonds`, every atom is there and no hydrogen is added, so an atom short of bonds
-is a radical. RDKit refuses too high a valence and rings it cannot give double bonds.
+is a radical. Formal charges, where they are known, do not count: the published figures have none.
+RDKit refuses too high a valence and rings it cannot give double bonds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from eqflow.chem.convert import to_rdkit
 from eqflow.evaluate.bonds import Bonds
 from eqflow.evaluate.estimates import Estimate, nothing, ratio
 
@@ -44,27 +44,15 @@ class Checked(NamedTuple):
 
 
 def check_molecules(bonds: Bonds) -> list[Checked]:
-    """RDKit's word on each molecule, with the bonds it is given."""
-    from rdkit import Chem, rdBase
+    """RDKit's word on each molecule, with the bonds it is given and no charges."""
+    from rdkit import rdBase
 
-    kinds = {order: Chem.BondType.values[order] for order in (1, 2, 3)}
-    still = replace(bonds.clouds, x=bonds.clouds.x.nan_to_num(0, 0, 0))
-    counts = torch.bincount(bonds.owner, minlength=len(still)).tolist()
-    local = bonds.between - still.ptr[bonds.owner].unsqueeze(1)
-    rows = torch.cat([local, bonds.orders.unsqueeze(1)], 1)
-    found = []
+    neutral = replace(bonds, clouds=replace(bonds.clouds, charges=None))
     with rdBase.BlockLogs():
-        for molecule, own, judged in zip(
-            to_rdkit(still), rows.split(counts), bonds.judged.tolist(), strict=True
-        ):
-            if not judged:
-                found.append(Checked(problem=NOT_JUDGED))
-                continue
-            bonded = Chem.RWMol(molecule)
-            for one, other, order in own.tolist():
-                bonded.AddBond(one, other, kinds[order])
-            found.append(_checked(bonded))
-    return found
+        return [
+            _checked(molecule) if judged else Checked(problem=NOT_JUDGED)
+            for molecule, judged in zip(neutral.to_rdkit(), bonds.judged.tolist(), strict=True)
+        ]
 
 
 def smiles_of(molecule: rdkit.Chem.Mol) -> str:
@@ -140,7 +128,7 @@ def _shares(present: Sequence[str]) -> Tensor:
     return torch.tensor([1 / counts[text] for text in present], dtype=torch.float64)
 
 
-def _checked(molecule: rdkit.Chem.RWMol) -> Checked:
+def _checked(molecule: rdkit.Chem.Mol) -> Checked:
     from rdkit import Chem
 
     parts = Chem.GetMolFrags(molecule, asMols=True, sanitizeFrags=False)

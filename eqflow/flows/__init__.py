@@ -2,6 +2,7 @@
 
 from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.actnorm import ActNorm
+from eqflow.flows.atom_types import AtomTypes
 from eqflow.flows.base import CenteredNormal
 from eqflow.flows.bounds import BoundScores, DrawnMolecules
 from eqflow.flows.compositions import Compositions
@@ -11,27 +12,37 @@ from eqflow.flows.density import Flow
 from eqflow.flows.dequantisation import (
     AbstractDequantiser,
     ArgmaxDequantiser,
+    GaussianDequantiser,
     Labels,
     UniformDequantiser,
     VariationalDequantiser,
 )
 from eqflow.flows.divergence import Hutchinson, HutchPlusPlus
 from eqflow.flows.exact import Exact, ExactForward, ExactReverse
+from eqflow.flows.inpainting import Fixed
+from eqflow.flows.masked import MaskedMolecularFlow
+from eqflow.flows.masked_matching import MaskedMatching
+from eqflow.flows.masking import Masking
 from eqflow.flows.molecular import MolecularFlow
 from eqflow.flows.objectives import AbstractObjective, Batch, FlowMatching, Loss, MaximumLikelihood
 from eqflow.flows.ode import Solution, Solver, Status, integrate
+from eqflow.flows.properties import Properties
+from eqflow.flows.property_dropout import PropertyDropout
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
+from eqflow.flows.whole_molecules import AbstractMolecularFlow
 
 __all__ = [
     "AbstractCoupling",
     "AbstractDequantiser",
     "AbstractDivergence",
     "AbstractFlow",
+    "AbstractMolecularFlow",
     "AbstractObjective",
     "ActNorm",
     "ArgmaxDequantiser",
+    "AtomTypes",
     "Batch",
     "BoundScores",
     "CenteredNormal",
@@ -43,16 +54,23 @@ __all__ = [
     "Exact",
     "ExactForward",
     "ExactReverse",
+    "Fixed",
     "Flow",
     "FlowMatching",
+    "GaussianDequantiser",
     "HutchPlusPlus",
     "Hutchinson",
     "Independent",
     "Labels",
     "Loss",
+    "MaskedMatching",
+    "MaskedMolecularFlow",
+    "Masking",
     "MaximumLikelihood",
     "MinibatchOT",
     "MolecularFlow",
+    "Properties",
+    "PropertyDropout",
     "Scores",
     "Sizes",
     "Solution",

@@ -6,13 +6,21 @@ draw clouds in the unit of the data, and say how each integration ended.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from eqflow.errors import UsageError
+from eqflow.flows.continuous import ContinuousFlow
+from eqflow.flows.inpainting import Fixed
+from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
+from eqflow.flows.properties import Asked, Properties
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Clouds
@@ -22,14 +30,31 @@ class AbstractFlow(nn.Module, ABC):
     """A density over structures.
 
     Attributes:
+        continuous: The flow of states in standardised units.
         dimension: Number of coordinates of a point.
         elements: Atomic numbers it knows, rising; empty where points have no element.
+        properties: What it is conditioned on besides, or None.
         solver: How to integrate unless a call says otherwise.
     """
 
+    continuous: ContinuousFlow
     dimension: int
     elements: tuple[int, ...]
     solver: Solver
+    properties: Properties | None
+
+    @abstractmethod
+    def batch(self, clouds: Clouds, source: torch.Generator) -> Batch:
+        """Structures as a training step takes them.
+
+        Args:
+            clouds: Structures in the unit of the data.
+            source: Where features that stand for labels are drawn from.
+
+        Raises:
+            UsageError: If the clouds have another dimension.
+            UnknownElement: If an element is not one of the model's.
+        """
 
     @abstractmethod
     def score(
@@ -41,6 +66,8 @@ class AbstractFlow(nn.Module, ABC):
         solver: Solver | None = None,
     ) -> Scores:
         """Log-likelihood of each cloud with its terms, error and cost, without gradients.
+
+        It is that given the properties which the clouds have, of those that the flow knows.
 
         Args:
             clouds: Structures in the unit of the data; where they are does not matter.
@@ -56,6 +83,9 @@ class AbstractFlow(nn.Module, ABC):
         *,
         seed: int = 0,
         sizes: int | Sequence[int] | None = None,
+        properties: Asked | None = None,
+        guidance: float = 1.0,
+        fixed: Clouds | Fixed | None = None,
         solver: Solver | None = None,
     ) -> Drawn:
         """Draw structures; a failed one is marked, not raised.
@@ -63,9 +93,48 @@ class AbstractFlow(nn.Module, ABC):
         Args:
             count: How many.
             seed: All draws are a function of it.
-            sizes: Number of points of all, or of each; by the training frequencies where None.
-            solver: How to integrate; the flow's own where None.
+            sizes: Number of points of all, or of each; where None by the training frequencies, of
+                structures near the properties asked for.
+            properties: What to draw structures with, by name: a value, or that of each. Those of
+                the drawn clouds are what was asked, as `asked_<name>`.
+            guidance: How much properties count, see `GuidedField`; 1 is the density itself.
+            fixed: A fragment that all structures have, around which the rest is grown: their first
+                atoms, left where they are. See `inpainting`, which is approximate.
+            solver: How to integrate; the flow's own where None, or one step of Heun's method over
+                each stretch where atoms are fixed.
         """
+
+    def conditions(
+        self, count: int, properties: Asked | None, guidance: float
+    ) -> tuple[dict[str, Tensor], ContinuousFlow]:
+        """Properties of structures to be drawn, and the flow that draws them.
+
+        Raises:
+            UsageError: If they are none of the flow's, or guidance is out of range or of nothing.
+        """
+        if not 0 <= guidance < math.inf:
+            raise UsageError(f"guidance: found {guidance}, expected 0 or more.")
+        if not properties:
+            if guidance != 1:
+                raise UsageError(f"guidance: found {guidance}, expected properties with it.")
+            return {}, self.continuous
+        if self.properties is None:
+            raise UsageError(
+                f"properties: found {', '.join(properties)}, but this model knows none. Train one "
+                "with data.properties=[…]."
+            )
+        asked = self.properties.asked(properties, count)
+        return asked, self.properties.guided(self.continuous, guidance)
+
+    def sample(self, count: int, seed: int = 0, **options: Any) -> Clouds:
+        """Draw `count` structures in the unit of the data; options are those of `draw`.
+
+        Raises:
+            SolverFailed: If an integration failed.
+        """
+        drawn = self.draw(count, seed=seed, **options)
+        drawn.require_success()
+        return drawn.clouds
 
     def log_prob(
         self,

@@ -19,6 +19,31 @@ from eqflow.flows.ode import Status
 from eqflow.flows.results import Drawn, Scores
 from eqflow.geometry import Clouds
 
+# Named parts of the bound, in nats.
+TERMS = ("log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "minus_log_q")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound for one draw of features a molecule.
+
+    Attributes:
+        terms: The parts named in `TERMS`, which add up to the bound, each shape (B,), in nats.
+        z: Latent state, shape (N, d + K).
+        evaluations: Evaluations of the field, shape (B,).
+        status: How each integration ended.
+    """
+
+    terms: dict[str, Tensor]
+    z: Tensor
+    evaluations: Tensor
+    status: tuple[Status, ...]
+
+    @property
+    def total(self) -> Tensor:
+        """The bound, shape (B,)."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
 
 @dataclass(frozen=True)
 class BoundScores(Scores):

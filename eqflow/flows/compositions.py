@@ -98,6 +98,52 @@ class Compositions:
             )
         return place
 
+    def places(self, clouds: Clouds) -> Tensor:
+        """Place of each cloud's make-up among these, shape (B,), int64.
+
+        Raises:
+            UsageError: If a make-up is none of these.
+        """
+        kind = self.types(clouds)
+        counts = clouds.sizes.unsqueeze(1)
+        if kind is not None:
+            counts = clouds.segments.sum(torch.nn.functional.one_hot(kind, len(self.elements)))
+        every, which = torch.cat([self.counts, counts.cpu()]).unique(dim=0, return_inverse=True)
+        place = torch.full((len(every),), -1).index_put(
+            (which[: len(self.counts)],), torch.arange(len(self.counts))
+        )
+        places = place[which[len(self.counts) :]]
+        if (places < 0).any():
+            raise UsageError(
+                f"compositions: found {int((places < 0).sum())} structures whose make-up is none "
+                f"of the {len(self.counts)} known, expected those they were counted of."
+            )
+        return places
+
+    def containing(self, fragment: Clouds) -> Compositions:
+        """Those make-ups that have the points of one structure, and perhaps more.
+
+        Raises:
+            UnknownElement: If it holds an element that is not the model's.
+            UsageError: If there is none.
+        """
+        kind = self.types(fragment)
+        needed = fragment.sizes
+        if kind is not None:
+            needed = torch.bincount(kind, minlength=len(self.elements))
+        enough = (self.counts >= needed.cpu()).all(1)
+        if not enough.any():
+            raise UsageError(
+                f"fixed: found {len(fragment.x)} fixed points that no training structure has among "
+                "its own; expected fewer, or pass numbers=… (or sizes=… where there are no "
+                "elements)."
+            )
+        return Compositions(self.elements, self.counts[enough], self.weights[enough])
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sizes (B,) and atomic numbers (N,) or None of structures of some make-ups."""
+        return self._expanded(self.counts[places])
+
     def draw(
         self,
         count: int,

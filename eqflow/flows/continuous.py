@@ -73,9 +73,18 @@ class ContinuousFlow(nn.Module):
         Raises:
             ShapeError: If positions or weights are of a dtype that flows do not have.
         """
+        return self.velocity_and_logits(t, x, clouds, context)[0]
+
+    def velocity_and_logits(
+        self, t: Tensor, x: Tensor, clouds: Segments, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`velocity`, and what the field takes the categories for where it predicts them.
+
+        Raises:
+            ShapeError: If positions or weights are of a dtype that flows do not have.
+        """
         self._require_precision(x, "velocity")
-        velocity: Tensor = self.field(t, x, self.field.connect(x, clouds), context)
-        return velocity
+        return self.field.velocity_and_logits(t, x, self.field.connect(x, clouds), context)
 
     def dynamics(
         self, clouds: Segments, context: Tensor | None = None

@@ -3,13 +3,16 @@ r"""`Flow`: what users hold. Clouds in the data's own units go in and come out.
 Standardisation is part of the density: with scale `s`,
 :math:`\log p(x) = \log p_Z(z) + \int \mathrm{tr} J \, dt - (n - 1) d \log s`
 for `n` labelled points in `d` dimensions, in nats, on the zero-mean subspace. For a model that is
-conditioned on elements this is `p(positions | elements)`; where sizes vary, `p(positions | size)`.
+conditioned on elements this is `p(positions | elements)`; where sizes vary, `p(positions | size)`;
+and given whatever properties of the structures are known besides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +23,10 @@ from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.divergence import divergence_by_name
+from eqflow.flows.inpainting import Fixed, inpaint
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
+from eqflow.flows.properties import Asked, Properties, as_asked
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Clouds, Segments, centred, degrees_of_freedom
@@ -40,6 +45,7 @@ class Flow(AbstractFlow):
         scale: Length that one unit of the flow stands for, in the unit of the data.
         compositions: Make-up of the training structures.
         solver: How to integrate unless a call says otherwise.
+        properties: What positions are conditioned on besides, or None.
 
     Example:
         >>> from eqflow.nn import EGNNField
@@ -57,6 +63,7 @@ class Flow(AbstractFlow):
         scale: float,
         compositions: Compositions,
         solver: Solver | None = None,
+        properties: Properties | None = None,
     ) -> None:
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
@@ -72,9 +79,12 @@ class Flow(AbstractFlow):
         self.compositions = compositions
         self.elements = compositions.elements
         self.solver = Solver() if solver is None else solver
+        self.properties = properties
 
     def encode(self, clouds: Clouds) -> Batch:
         """Clouds in the data's units as a batch of the flow: centred, scaled, elements one-hot.
+
+        Context is the elements and then the properties.
 
         Raises:
             UsageError: If the clouds have another dimension.
@@ -89,11 +99,17 @@ class Flow(AbstractFlow):
         segments = Segments(clouds.ptr.to(like.device))
         x = (centred(x, segments) / self.scale).to(like.dtype)
         types = self.compositions.types(clouds)
-        if types is None:
-            return Batch(x, segments)
-        types = types.to(like.device)
-        context = nn.functional.one_hot(types, len(self.compositions.elements)).to(like.dtype)
-        return Batch(x, segments, context, types)
+        context = []
+        if types is not None:
+            types = types.to(like.device)
+            context.append(nn.functional.one_hot(types, len(self.elements)).to(like.dtype))
+        if self.properties is not None:
+            context.append(self.properties.context(clouds, segments, like))
+        return Batch(x, segments, torch.cat(context, 1) if context else None, types)
+
+    def batch(self, clouds: Clouds, source: torch.Generator) -> Batch:
+        """What a training step takes, as `encode` makes it; nothing is drawn."""
+        return self.encode(clouds)
 
     def score(
         self,
@@ -129,6 +145,9 @@ class Flow(AbstractFlow):
         seed: int = 0,
         sizes: int | Sequence[int] | None = None,
         numbers: Numbers | None = None,
+        properties: Asked | None = None,
+        guidance: float = 1.0,
+        fixed: Clouds | Fixed | None = None,
         with_log_prob: bool = False,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
@@ -140,20 +159,32 @@ class Flow(AbstractFlow):
             seed: All draws are a function of it.
             sizes: Number of points of all, or of each; by the training frequencies where None.
             numbers: Atomic numbers that every structure has, (n,), or those of each.
-            with_log_prob: Integrate the trace along the way.
+            properties, guidance, fixed, solver: As in `AbstractFlow`; where sizes are given,
+                elements are drawn by the training frequencies.
+            with_log_prob: Integrate the trace along the way, of the guided flow where there is one.
             divergence: How, see `score`.
-            solver: How to integrate; the flow's own where None.
+
+        Raises:
+            UsageError: If there is nothing to draw, or options do not fit each other or the flow.
+            UnknownElement: If an element is not one of the model's.
         """
         if count < 1:
             raise UsageError(f"sample: found n = {count}, expected at least 1.")
-        template = self._template(count, seed, sizes, numbers)
+        asked, continuous = self.conditions(count, properties, guidance)
+        given = None if fixed is None else Fixed.of(fixed)
+        if with_log_prob and given is not None:
+            raise UsageError("draw: structures around fixed atoms have no log-likelihood.")
+        template = self._template(count, seed, sizes, numbers, asked, given)
         method = divergence_by_name(divergence) if with_log_prob else None
         parts = []
         with torch.no_grad():
             for start, group in groups(template):
                 batch = self.encode(group)
+                if given is not None:
+                    parts.append(self._grown(given, group, continuous, seed, start, solver))
+                    continue
                 z = self._noise(batch, seed, start)
-                there = self.continuous.transport(
+                there = continuous.transport(
                     z,
                     batch.clouds,
                     batch.context,
@@ -172,24 +203,6 @@ class Flow(AbstractFlow):
                 drawn = self._decoded(group, there.x)
                 parts.append(Drawn(drawn, log_prob, there.evaluations, there.status))
         return Drawn.join(parts)
-
-    def sample(
-        self,
-        count: int,
-        seed: int = 0,
-        *,
-        sizes: int | Sequence[int] | None = None,
-        numbers: Numbers | None = None,
-        solver: Solver | None = None,
-    ) -> Clouds:
-        """Draw `count` structures in the unit of the data; see `draw`.
-
-        Raises:
-            SolverFailed: If an integration failed.
-        """
-        drawn = self.draw(count, seed=seed, sizes=sizes, numbers=numbers, solver=solver)
-        drawn.require_success()
-        return drawn.clouds
 
     def sample_and_log_prob(
         self,
@@ -240,7 +253,7 @@ class Flow(AbstractFlow):
         """
         if frames < 2:
             raise UsageError(f"trajectory: found frames = {frames}, expected at least 2.")
-        template = self._template(count, seed, sizes, numbers)
+        template = self._template(count, seed, sizes, numbers, {})
         films = []
         with torch.no_grad():
             for start, group in groups(template):
@@ -257,10 +270,30 @@ class Flow(AbstractFlow):
         source = rng.generator(seed, "sample", "noise", start, device=batch.x.device)
         return self.continuous.base.sample(batch.clouds, self.dimension, batch.x, source)
 
+    def _grown(
+        self,
+        given: Fixed,
+        group: Clouds,
+        flow: ContinuousFlow,
+        seed: int,
+        start: int,
+        solver: Solver | None,
+    ) -> Drawn:
+        """Structures around a fragment, whose points are the first of each."""
+        batch, known = self.encode(group), self.encode(given.repeated(len(group))).x
+        source = rng.generator(seed, "sample", "noise", start, device=known.device)
+        noise = partial(self.continuous.base.sample, batch.clouds, self.dimension, known, source)
+        rows = given.within(batch.clouds)
+        there = inpaint(flow, known, rows, batch.clouds, batch.context, noise, given, solver)
+        drawn = self._decoded(group, there.x)
+        drawn = drawn.with_positions(given.in_place(drawn.x, drawn.segments))
+        return Drawn(drawn, None, there.evaluations, there.status)
+
     def _decoded(self, template: Clouds, x: Tensor) -> Clouds:
         """A state of the flow as clouds in the data's units, centred."""
         x = centred(x.cpu(), template.segments) * self.scale
-        return template.with_positions(x.to(template.x.dtype))
+        x = x.to(template.x.dtype)
+        return replace(template, x=x, properties=as_asked(template.properties))
 
     def _score(
         self, clouds: Clouds, method: AbstractDivergence, seed: int, start: int, solver: Solver
@@ -303,6 +336,8 @@ class Flow(AbstractFlow):
         seed: int,
         sizes: int | Sequence[int] | None,
         numbers: Numbers | None,
+        properties: Mapping[str, Tensor],
+        given: Fixed | None = None,
     ) -> Clouds:
         """Clouds with the make-up to be drawn and all points at the origin."""
         elements: Tensor | None
@@ -314,10 +349,17 @@ class Flow(AbstractFlow):
             lengths, elements = elements_of_each(numbers, count)
         else:
             source = rng.generator(seed, "sample", "compositions")
-            lengths, elements = self.compositions.draw(count, source, sizes)
+            known = self.compositions
+            if sizes is None and self.properties is not None and properties:
+                places = self.properties.draw(properties, source)
+                lengths, elements = known.at(places)
+            else:
+                known = known if given is None else known.containing(given.fragment)
+                lengths, elements = known.draw(count, source, sizes)
         segments = Segments.of_lengths(lengths)
         x = torch.zeros(segments.rows, self.dimension, dtype=next(self.parameters()).dtype)
-        return Clouds(x, segments.ptr, elements)
+        template = Clouds(x, segments.ptr, elements, properties=properties)
+        return template if given is None else given.leading(template)
 
 
 def groups(clouds: Clouds) -> list[tuple[int, Clouds]]:

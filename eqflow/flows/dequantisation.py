@@ -146,6 +146,52 @@ class UniformDequantiser(AbstractDequantiser):
         return v - self.numbers(labels, v)
 
 
+class GaussianDequantiser(AbstractDequantiser):
+    """Normal around the one-hot vector and the middle between an integer and the next.
+
+    Clusters well apart, as flow matching learns them best. A value that stands for another label,
+    which is rarer than once in 10⁵ atoms for a spread of 0.15, has `log q = ∞`: it adds nothing to
+    an average of `p(v) / q(v)`.
+
+    Args:
+        kinds, integers: As in `AbstractDequantiser`.
+        spread: Standard deviation of each feature.
+
+    Raises:
+        UsageError: If the spread is not positive.
+    """
+
+    def __init__(self, kinds: int, integers: int = 0, spread: float = 0.1) -> None:
+        super().__init__(kinds, integers)
+        if not 0 < spread < math.inf:
+            raise UsageError(f"dequantiser.spread: found {spread}, expected above 0.")
+        self.spread = spread
+
+    def noise(self, rows: int, like: Tensor, source: torch.Generator) -> Tensor:
+        """Standard normal."""
+        return rng.normal((rows, self.width), like, source)
+
+    def forward(self, labels: Labels, x: Tensor, clouds: Segments, noise: Tensor) -> Dequantised:
+        """Features and their density; arguments as in `AbstractDequantiser`."""
+        self.require(labels, noise)
+        v = self._middle(labels, noise) + self.spread * noise
+        log_q = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi) - math.log(self.spread)
+        read = self.labels(v)
+        lost = (read.kind != labels.kind) | (read.integers != labels.integers).any(1)
+        log_q = log_q.sum(1).masked_fill(lost, math.inf)
+        return Dequantised(v, clouds.sum(log_q))
+
+    def inverse(self, labels: Labels, x: Tensor, clouds: Segments, v: Tensor) -> Tensor:
+        """The distance from the middle in standard deviations."""
+        self.require(labels, v)
+        return (v - self._middle(labels, v)) / self.spread
+
+    def _middle(self, labels: Labels, like: Tensor) -> Tensor:
+        middle = self.numbers(labels, like)
+        middle[:, self.kinds :] += 0.5
+        return middle
+
+
 class ArgmaxDequantiser(AbstractDequantiser):
     r"""A normal distribution carried onto the set of values that stand for a label.
 

@@ -14,10 +14,12 @@ from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
 
 # Measured on a CPU: directions and numbers in all of them below which the tangents of a field are
-# cheaper than a trace of its own, numbers that forward passes are to be spared before it pays to
-# find what rotations say, directions together before they are cheaper than reverse ones, which do
-# not evaluate the field again, and before that pays `torch.func.jvp` what it costs to begin.
+# cheaper than a trace of its own, and numbers alone where features evolve, whose own trace takes
+# more steps; numbers that forward passes are to be spared before it pays to find what rotations
+# say, directions together before they are cheaper than reverse ones, which do not evaluate the
+# field again, and before that pays `torch.func.jvp` what it costs to begin.
 FEW_DIRECTIONS, LITTLE = 6, 2**19
+LITTLE_OF_FEATURES = 2**17
 WORTH_TURNING = 2**15
 WORTH_FORWARD = 4
 LEAST_MAPPED = 8
@@ -26,9 +28,9 @@ LEAST_MAPPED = 8
 class Exact(AbstractDivergence):
     """The exact trace by the cheapest route that there is.
 
-    - The field's own, where nothing is to be differentiated: `EGNNField` on complete graphs, which
-      for one layer, a radial field, is a closed form. A few clouds of three or four points are
-      done sooner by the next.
+    - The field's own, where nothing is to be differentiated: `EGNNField` and `JointEGNNField` on
+      complete graphs; the former's of one layer, a radial field, is a closed form. A few clouds of
+      three or four points are done sooner by the next.
     - Else `ExactForward` where the field carries tangents. On a CPU that was measured to be the
       cheapest where the trace is to be differentiated or several directions fit a pass. On a GPU
       it was chosen on paper, for launching fewer and larger kernels than pass after pass.
@@ -136,6 +138,8 @@ def _is_little(velocity: FieldAt, x: Tensor, clouds: Segments) -> bool:
     count -= _turns(velocity, x) * d * (d - 1) // 2
     numbers = _numbers(velocity, clouds) * count
     is_small = count <= FEW_DIRECTIONS and numbers < LITTLE
+    if features:
+        is_small = numbers < LITTLE_OF_FEATURES
     return is_small and velocity.field.carries_tangents and not x.is_cuda
 
 

@@ -9,6 +9,7 @@ Labels of atoms become continuous features `v ~ q(v | labels, x)` beside the pos
 
 with `z_0` the state that `ActNorm` makes of `(x, v)` and `z` where the flow carries it. It is in
 nats, of `n` ordered atoms, with positions in the unit of the data on the zero-mean subspace.
+Where the flow knows properties, all but `p(n)` is given those that a molecule has.
 
 References: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:2105.09016, section 5;
 Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519, eq. 8.
@@ -16,34 +17,32 @@ Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519, eq. 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.errors import UnknownElement, UsageError
-from eqflow.flows.abstract import AbstractFlow
+from eqflow.errors import UsageError
 from eqflow.flows.actnorm import ActNorm
-from eqflow.flows.bounds import BoundScores, DrawnMolecules
-from eqflow.flows.compositions import Compositions
+from eqflow.flows.atom_types import INTEGER_FEATURES, AtomTypes, integers_of
+from eqflow.flows.bounds import TERMS, Bound, BoundScores, DrawnMolecules
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.density import groups
 from eqflow.flows.dequantisation import AbstractDequantiser, Labels
 from eqflow.flows.divergence import divergence_by_name
-from eqflow.flows.ode import Solver, Status
+from eqflow.flows.inpainting import Fixed, inpaint
+from eqflow.flows.objectives import Batch
+from eqflow.flows.ode import Solver
+from eqflow.flows.properties import Asked, Properties, as_asked
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
+from eqflow.flows.whole_molecules import AbstractMolecularFlow
 from eqflow.geometry import Clouds, Segments, centred, split_state
 
-# What an atom's integers may be, each a function of atomic numbers (N,).
-INTEGER_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {"atomic_number": lambda numbers: numbers}
-
-
-# Named parts of the bound, in nats.
-TERMS = ("log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "minus_log_q")
 DRAWS = 8
 
 
@@ -54,36 +53,16 @@ class Molecules(NamedTuple):
         x: Centred positions in the unit of the data, shape (N, d).
         clouds: Which atoms belong to which molecule.
         labels: What the atoms are.
+        context: What is known besides, shape (N, C), or None.
     """
 
     x: Tensor
     clouds: Segments
     labels: Labels
+    context: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Bound:
-    """The bound for one draw of features a molecule.
-
-    Attributes:
-        terms: The parts named in `TERMS`, which add up to the bound, each shape (B,), in nats.
-        z: Latent state, shape (N, d + K).
-        evaluations: Evaluations of the field, shape (B,).
-        status: How each integration ended.
-    """
-
-    terms: dict[str, Tensor]
-    z: Tensor
-    evaluations: Tensor
-    status: tuple[Status, ...]
-
-    @property
-    def total(self) -> Tensor:
-        """The bound, shape (B,)."""
-        return torch.stack(list(self.terms.values())).sum(0)
-
-
-class MolecularFlow(AbstractFlow):
+class MolecularFlow(AbstractMolecularFlow):
     """A joint density over size, labels and positions.
 
     Args:
@@ -91,11 +70,14 @@ class MolecularFlow(AbstractFlow):
         dequantiser: How labels become features.
         actnorm: Standardisation of positions and features.
         sizes: How many atoms there are.
-        elements: Atomic number of each category, rising.
+        elements: Atomic number of each category of atoms, rising.
         integer_features: What the integers of an atom are, names of `INTEGER_FEATURES`.
         dimension: Number of coordinates of an atom.
         solver: How to integrate unless a call says otherwise.
         published_actnorm: See `ActNorm.log_det`; what scores count unless a call says otherwise.
+        charges: Formal charge of each category, see `AtomTypes`; None where categories are elements
+            alone.
+        properties: What molecules are conditioned on, or None.
 
     Raises:
         UsageError: If the parts do not fit each other.
@@ -112,6 +94,8 @@ class MolecularFlow(AbstractFlow):
         dimension: int = 3,
         solver: Solver | None = None,
         published_actnorm: bool = False,
+        charges: Sequence[int] | None = None,
+        properties: Properties | None = None,
     ) -> None:
         super().__init__()
         widths = continuous.field.state_features, actnorm.features, dequantiser.width
@@ -135,11 +119,13 @@ class MolecularFlow(AbstractFlow):
         self.dequantiser = dequantiser
         self.actnorm = actnorm
         self.sizes = sizes
-        self.elements = tuple(elements)
+        self.types = AtomTypes(tuple(elements), None if charges is None else tuple(charges))
+        self.elements = self.types.elements
         self.integer_features = tuple(integer_features)
         self.dimension = dimension
         self.solver = Solver() if solver is None else solver
         self.published_actnorm = published_actnorm
+        self.properties = properties
 
     def encode(self, clouds: Clouds) -> Molecules:
         """Clouds in the data's units as the flow takes them.
@@ -148,27 +134,41 @@ class MolecularFlow(AbstractFlow):
             UsageError: If the clouds have another dimension.
             UnknownElement: If an element is not one of the model's, or there is none.
         """
-        if clouds.dimension != self.dimension:
-            raise UsageError(
-                f"found clouds in {clouds.dimension} dimensions, expected {self.dimension}."
-            )
-        like = next(self.parameters())
-        segments = Segments(clouds.ptr.to(like.device))
-        x = centred(clouds.x.to(like.device, torch.float64), segments).to(like.dtype)
-        known = Compositions(self.elements, torch.zeros(0, len(self.elements)), torch.zeros(0))
-        kind, numbers = known.types(clouds), clouds.numbers
-        if kind is None or numbers is None:
-            raise UnknownElement("found clouds without elements, expected molecules.")
-        integers = numbers.new_zeros(len(numbers), len(self.integer_features))
-        for column, name in enumerate(self.integer_features):
-            integers[:, column] = INTEGER_FEATURES[name](numbers)
-        labels = Labels(kind.to(like.device), integers.to(like.device))
-        return Molecules(x, segments, labels)
+        x, segments = self._positions(clouds)
+        kind, integers = self.types.kinds(clouds), integers_of(clouds, self.integer_features)
+        labels = Labels(kind.to(x.device), integers.to(x.device))
+        return Molecules(x, segments, labels, self._context(clouds, segments, x))
+
+    def batch(self, clouds: Clouds, source: torch.Generator) -> Batch:
+        """Molecules as a training step takes them, with features drawn for their labels.
+
+        Raises:
+            UsageError: If the clouds have another dimension.
+            UnknownElement: If an atom is not of one of the model's types, or there are no elements.
+        """
+        molecules = self.encode(clouds)
+        noise = self.dequantiser.noise(molecules.clouds.rows, molecules.x, source)
+        state, log_q = self.state(molecules, noise)
+        log_det = self.actnorm.log_det(molecules.clouds, self.dimension)
+        return Batch(
+            self.actnorm(state),
+            molecules.clouds,
+            molecules.context,
+            kinds=molecules.labels.kind,
+            log_density=self.sizes.log_prob(molecules.clouds.lengths).to(log_q) + log_det - log_q,
+        )
+
+    @torch.no_grad()
+    def standardise(self, clouds: Clouds, source: torch.Generator) -> None:
+        """Scale positions and features so that those of some molecules have unit variance."""
+        molecules = self.encode(clouds)
+        noise = self.dequantiser.noise(molecules.clouds.rows, molecules.x, source)
+        self.actnorm.fit(self.state(molecules, noise)[0], molecules.clouds)
 
     def state(self, molecules: Molecules, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Positions and dequantised labels (N, d + K), and `log q` of the latter (B,)."""
-        x, clouds, labels = molecules
-        v, log_q = self.dequantiser(labels, x, clouds, noise)
+        x, clouds = molecules.x, molecules.clouds
+        v, log_q = self.dequantiser(molecules.labels, x, clouds, noise)
         return torch.cat([x, v], 1), log_q
 
     def bound(
@@ -197,6 +197,7 @@ class MolecularFlow(AbstractFlow):
         there: Transport = self.continuous.transport(
             self.actnorm(state),
             clouds,
+            molecules.context,
             start=DATA,
             end=LATENT,
             solver=solver or self.solver,
@@ -214,18 +215,20 @@ class MolecularFlow(AbstractFlow):
         )
         return Bound(dict(zip(TERMS, terms, strict=True)), there.x, there.evaluations, there.status)
 
-    def structure(self, z: Tensor, clouds: Segments, solver: Solver | None = None) -> Transport:
+    def structure(
+        self,
+        z: Tensor,
+        clouds: Segments,
+        solver: Solver | None = None,
+        context: Tensor | None = None,
+        continuous: ContinuousFlow | None = None,
+    ) -> Transport:
         """Carry latent states to positions and features in the data's units, (N, d + K) both."""
-        there = self.continuous.transport(
-            z, clouds, start=LATENT, end=DATA, solver=solver or self.solver
+        flow = continuous or self.continuous
+        there = flow.transport(
+            z, clouds, context, start=LATENT, end=DATA, solver=solver or self.solver
         )
-        return Transport(
-            self.actnorm.inverse(there.x),
-            there.log_det,
-            there.path,
-            there.evaluations,
-            there.status,
-        )
+        return replace(there, x=self.actnorm.inverse(there.x))
 
     @torch.no_grad()
     def score(
@@ -240,7 +243,9 @@ class MolecularFlow(AbstractFlow):
     ) -> BoundScores:
         """A lower bound on the log-likelihood of each molecule, with its terms and spread.
 
-        A molecule whose size has probability 0 gets −∞ without being integrated.
+        It is that given the properties which the molecules have, of those that the flow knows; the
+        probability of a size is not. A molecule whose size has probability 0 gets −∞ without being
+        integrated.
 
         Args:
             clouds: Molecules in the unit of the data; where they are does not matter.
@@ -293,6 +298,9 @@ class MolecularFlow(AbstractFlow):
         *,
         seed: int = 0,
         sizes: int | Sequence[int] | None = None,
+        properties: Asked | None = None,
+        guidance: float = 1.0,
+        fixed: Clouds | Fixed | None = None,
         solver: Solver | None = None,
     ) -> DrawnMolecules:
         """Draw molecules; one whose integration failed is marked, not raised.
@@ -300,43 +308,53 @@ class MolecularFlow(AbstractFlow):
         Args:
             count: How many.
             seed: All draws are a function of it.
-            sizes: Number of atoms of all, or of each; by the training frequencies where None.
-            solver: How to integrate; the flow's own where None.
+            sizes: Number of atoms of all, or of each, those that are fixed among them; by the
+                training frequencies where None.
+            properties, guidance, fixed, solver: As in `AbstractFlow`.
 
         Raises:
-            UsageError: If there is nothing to draw, or sizes do not fit.
+            UsageError: If there is nothing to draw, or sizes, properties or atoms do not fit.
+            UnknownElement: If a fixed atom is not of one of the model's types.
         """
-        template = self._template(count, seed, sizes)
+        asked, continuous = self.conditions(count, properties, guidance)
+        given = None if fixed is None else Fixed.of(fixed)
+        template = self._template(count, seed, sizes, asked, 1 if given is None else len(given))
         like = next(self.parameters())
         parts = []
         for start, group in groups(template):
             clouds = Segments(group.ptr.to(like.device))
             source = rng.generator(seed, "sample", "noise", start, device=like.device)
-            z = self.continuous.base.sample(clouds, self.dimension, like, source)
-            there = self.structure(z, clouds, solver)
+            noise = partial(continuous.base.sample, clouds, self.dimension, like, source)
+            context = self._context(group, clouds, like)
+            if given is None:
+                there = self.structure(noise(), clouds, solver, context, continuous)
+            else:
+                fragment = self.encode(given.repeated(len(group)))
+                state, _ = self.state(
+                    fragment, self.dequantiser.noise(len(fragment.x), fragment.x, source)
+                )
+                rows, known = given.within(clouds), self.actnorm(state)
+                there = inpaint(continuous, known, rows, clouds, context, noise, given, solver)
+                there = replace(there, x=self.actnorm.inverse(there.x))
             x, v = split_state(there.x, self.actnorm.features)
-            kind, integers = (part.cpu() for part in self.dequantiser.labels(v))
-            numbers = torch.tensor(self.elements)[kind]
-            molecules = Clouds(centred(x, clouds).cpu(), group.ptr, numbers)
+            x, labels = centred(x, clouds).cpu(), self.dequantiser.labels(v)
+            if given is not None:
+                x = given.in_place(x, group.segments)
+                for found, stated in zip(labels, fragment.labels, strict=True):
+                    found[rows] = stated
+            kind, integers = (part.cpu() for part in labels)
+            numbers, charges = self.types.labels(kind)
+            if "formal_charge" in self.integer_features:
+                charges = integers[:, self.integer_features.index("formal_charge")]
+            molecules = Clouds(
+                x,
+                group.ptr,
+                numbers,
+                charges=charges,
+                properties=as_asked(group.properties),
+            )
             parts.append(DrawnMolecules(molecules, None, there.evaluations, there.status, integers))
         return DrawnMolecules.join(parts)
-
-    def sample(
-        self,
-        count: int,
-        seed: int = 0,
-        *,
-        sizes: int | Sequence[int] | None = None,
-        solver: Solver | None = None,
-    ) -> Clouds:
-        """Draw `count` molecules in the unit of the data; see `draw`.
-
-        Raises:
-            SolverFailed: If an integration failed.
-        """
-        drawn = self.draw(count, seed=seed, sizes=sizes, solver=solver)
-        drawn.require_success()
-        return drawn.clouds
 
     def _noise(self, molecules: Molecules, which: list[tuple[int, int]], seed: int) -> Tensor:
         """Noise that is a function of a molecule's place and the draw, whoever is solved beside."""
@@ -350,21 +368,3 @@ class MolecularFlow(AbstractFlow):
             for size, (place, draw) in zip(molecules.clouds.lengths.tolist(), which, strict=True)
         ]
         return torch.cat(parts)
-
-    def _template(self, count: int, seed: int, sizes: int | Sequence[int] | None) -> Clouds:
-        """Clouds of the sizes to be drawn with all points at the origin."""
-        if count < 1:
-            raise UsageError(f"sample: found n = {count}, expected at least 1.")
-        if sizes is None:
-            lengths = self.sizes.draw(count, rng.generator(seed, "sample", "sizes"))
-        else:
-            lengths = torch.tensor(sizes, dtype=torch.int64)
-            if lengths.dim() > 0 and len(lengths) != count:
-                raise UsageError(
-                    f"sizes: found {len(lengths)} for {count} structures; pass one, or one of each."
-                )
-            if int(lengths.min()) < 1:
-                raise UsageError(f"sizes: found {int(lengths.min())}, expected at least 1.")
-            lengths = lengths.expand(count)
-        segments = Segments.of_lengths(lengths)
-        return Clouds(torch.zeros(segments.rows, self.dimension), segments.ptr)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from eqflow import rng
 from eqflow.errors import SolverFailed, UsageError
@@ -15,23 +17,28 @@ from eqflow.flows.couplings import AbstractCoupling
 from eqflow.flows.divergence import Hutchinson
 from eqflow.flows.ode import Solver, Status
 from eqflow.flows.trace import AbstractDivergence
-from eqflow.geometry import Segments, degrees_of_freedom
+from eqflow.geometry import Segments, degrees_of_freedom, split_state
 
 
 class Batch(NamedTuple):
     """Structures in the units of the flow.
 
     Attributes:
-        x: Centred, standardised positions, shape (N, d).
+        x: State of centred, standardised positions and K features, shape (N, d + K).
         clouds: Which points belong to which structure.
         context: Fixed node features, shape (N, C), or None.
-        types: Which points are alike, shape (N,), int64, or None where all are.
+        types: Points of one type may change places in the noise, shape (N,), int64; None: all may.
+        kinds: Category that the features of each point stand for, shape (N,), int64, or None.
+        log_density: What the log-density of a structure has besides that of its state, shape (B,),
+            or None.
     """
 
     x: Tensor
     clouds: Segments
     context: Tensor | None = None
     types: Tensor | None = None
+    kinds: Tensor | None = None
+    log_density: Tensor | None = None
 
 
 class Loss(NamedTuple):
@@ -53,28 +60,62 @@ class FlowMatching(AbstractObjective):
     r"""Regress the field on the velocity of straight paths from structures to noise.
 
     :math:`\mathcal L = \mathbb E\, \lVert v(t, (1 - t) x + t z) - (z - x) \rVert^2 / ((n - 1) d)`,
-    with one time a cloud, stratified over the batch, and `(x, z)` drawn by the coupling.
+    with one time a cloud, stratified over the batch, and `(x, z)` drawn by the coupling. Features
+    beside the positions have independent noise and a term of their own: the same per feature, or,
+    where the field predicts categories, the cross-entropy of its posterior.
 
     Args:
         coupling: How noise is paired with structures.
+        feature_weight: Weight of the features' term.
 
-    Reference: Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747,
-    eq. 23.
+    Raises:
+        UsageError: If the weight is negative.
+
+    References: Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747,
+    eq. 23; Variational Flow Matching for Graph Generation (Eijkelboom et al., 2024),
+    arXiv:2406.04843, eq. 11, for categories.
     """
 
-    def __init__(self, coupling: AbstractCoupling) -> None:
+    def __init__(self, coupling: AbstractCoupling, feature_weight: float = 1.0) -> None:
+        if not 0 <= feature_weight < math.inf:
+            raise UsageError(
+                f"objective.feature_weight: found {feature_weight}, expected 0 or more."
+            )
         self.coupling = coupling
+        self.feature_weight = feature_weight
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
-        """The mean squared error of the velocity, per degree of freedom."""
-        x, clouds, context, types = batch
-        z = self.coupling(x, clouds, types, source)
+        """The mean squared error of the velocity, per degree of freedom, and the features' term."""
+        x, clouds, width = batch.x.detach(), batch.clouds, flow.field.state_features
+        z = self._noise(x, clouds, batch.types, width, source)
         t = stratified_times(clouds.count, x, source)
         s = clouds.expand(t).unsqueeze(1)
-        v = flow.velocity(t, (1 - s) * x + s * z, clouds, context)
-        freedom = degrees_of_freedom(clouds, x.shape[1]).clamp(min=1)
-        loss = (clouds.sum((v - (z - x)).square().sum(-1)) / freedom).mean()
-        return Loss(loss, {"loss": float(loss.detach())})
+        v, logits = flow.velocity_and_logits(t, (1 - s) * x + s * z, clouds, batch.context)
+        of_positions, of_features = split_state((v - (z - x)).square(), width)
+        freedom = degrees_of_freedom(clouds, of_positions.shape[1]).clamp(min=1)
+        loss = (clouds.sum(of_positions.sum(-1)) / freedom).mean()
+        if not width:
+            return Loss(loss, {"loss": float(loss.detach())})
+        terms = {"loss_positions": float(loss.detach())}
+        if logits is not None and batch.kinds is not None:
+            features = cross_entropy(logits, batch.kinds)
+        else:
+            features = (clouds.sum(of_features.mean(-1)) / clouds.lengths.clamp(min=1)).mean()
+        loss = loss + self.feature_weight * features
+        terms["loss_features"] = float(features.detach())
+        return Loss(loss, {"loss": float(loss.detach()), **terms})
+
+    def _noise(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        types: Tensor | None,
+        width: int,
+        source: torch.Generator,
+    ) -> Tensor:
+        positions, features = split_state(x, width)
+        z = self.coupling(positions, clouds, types, source)
+        return z if not width else torch.cat([z, rng.normal(features.shape, x, source)], -1)
 
 
 class MaximumLikelihood(AbstractObjective):
@@ -116,11 +157,11 @@ class MaximumLikelihood(AbstractObjective):
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
         """The mean negative log-likelihood and the regularisation, in one solve."""
-        x, clouds, context, _ = batch
+        clouds = batch.clouds
         there = flow.transport(
-            x,
+            batch.x,
             clouds,
-            context,
+            batch.context,
             start=DATA,
             end=LATENT,
             solver=self.solver,
@@ -135,7 +176,10 @@ class MaximumLikelihood(AbstractObjective):
                 f"{'; '.join(sorted(set(lost)))}. Try a fixed-step method, a larger "
                 "solver.step_limit or regularisation."
             )
-        nll = -(flow.base.log_prob(there.x, clouds) + there.log_det.mean(1)).mean()
+        log_prob = flow.base.log_prob(there.x, clouds) + there.log_det.mean(1)
+        if batch.log_density is not None:
+            log_prob = log_prob + batch.log_density
+        nll = -log_prob.mean()
         terms = {"nll": float(nll.detach()), "evaluations": float(there.evaluations.max())}
         loss = nll
         if self.measure_path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,44 @@ class Sizes:
         found = self.log_probs.to(sizes.device)[place]
         return torch.where(known[place] == asked, found, torch.full_like(found, float("-inf")))
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:
-        """Sizes of `count` structures, shape (count,), int64."""
-        weights = self.log_probs.exp()
-        return self.sizes[torch.multinomial(weights, count, replacement=True, generator=source)]
+    def places(self, clouds: Clouds) -> Tensor:
+        """Place of each cloud's size among these, shape (B,), int64, where it is one of them."""
+        return torch.searchsorted(self.sizes, clouds.sizes.cpu().contiguous())
+
+    def draw(
+        self,
+        count: int,
+        source: torch.Generator,
+        sizes: int | Sequence[int] | None = None,
+        least: int = 1,
+    ) -> Tensor:
+        """Sizes of `count` structures, shape (count,), int64.
+
+        Args:
+            count: How many.
+            source: Where the draws come from.
+            sizes: Fixed size of all, or of each; drawn by probability where None.
+            least: Smallest size that may be drawn or asked for.
+
+        Raises:
+            UsageError: If a size is smaller, none is as large, or there are not `count` sizes.
+        """
+        if sizes is None:
+            weights = self.log_probs.exp() * (self.sizes >= least)
+            if not weights.any():
+                raise UsageError(
+                    f"sizes: found at most {int(self.sizes.max())} points in training structures, "
+                    f"expected {least} or more; pass sizes=…."
+                )
+            return self.sizes[torch.multinomial(weights, count, replacement=True, generator=source)]
+        lengths = torch.tensor(sizes, dtype=torch.int64)
+        if lengths.dim() > 0 and len(lengths) != count:
+            raise UsageError(
+                f"sizes: found {len(lengths)} for {count} structures; pass one, or one of each."
+            )
+        if int(lengths.min()) < least:
+            raise UsageError(f"sizes: found {int(lengths.min())}, expected at least {least}.")
+        return lengths.expand(count)
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for storing."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ class Clouds:
         ptr: Start of each cloud and, last, N; shape (B + 1,), int64.
         numbers: Atomic numbers, shape (N,), int64, or None where points have no element.
         source: Where each cloud came from (`file:line`), for messages; empty where unknown.
+        charges: Formal charges, shape (N,), int64, or None where no point is known to have one.
+        properties: Numbers that are known of whole clouds, by name, each shape (B,), float64; NaN
+            where one is not known.
 
     Raises:
         ShapeError: If the shapes or types do not fit each other.
@@ -42,6 +46,8 @@ class Clouds:
     ptr: Tensor
     numbers: Tensor | None = None
     source: tuple[str, ...] = ()
+    charges: Tensor | None = None
+    properties: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.x.dim() != 2 or not self.x.is_floating_point():
@@ -52,17 +58,24 @@ class Clouds:
             raise ShapeError(
                 f"Clouds.ptr: ends at {self.segments.rows}, but x has {self.x.shape[0]} points."
             )
-        if self.numbers is not None and (
-            self.numbers.shape != self.x.shape[:1] or self.numbers.dtype != torch.int64
-        ):
-            raise ShapeError(
-                f"Clouds.numbers: found {tuple(self.numbers.shape)} of {self.numbers.dtype}, "
-                f"expected ({self.x.shape[0]},) of torch.int64."
-            )
+        for name, labels in (("numbers", self.numbers), ("charges", self.charges)):
+            if labels is not None and (
+                labels.shape != self.x.shape[:1] or labels.dtype != torch.int64
+            ):
+                raise ShapeError(
+                    f"Clouds.{name}: found {tuple(labels.shape)} of {labels.dtype}, "
+                    f"expected ({self.x.shape[0]},) of torch.int64."
+                )
         if self.source and len(self.source) != len(self):
             raise ShapeError(
                 f"Clouds.source: found {len(self.source)} entries for {len(self)} clouds."
             )
+        for name, values in self.properties.items():
+            if values.shape != (len(self),) or values.dtype != torch.float64:
+                raise ShapeError(
+                    f"Clouds.properties[{name!r}]: found {tuple(values.shape)} of {values.dtype}, "
+                    f"expected ({len(self)},) of torch.float64."
+                )
 
     @cached_property
     def segments(self) -> Segments:
@@ -86,10 +99,28 @@ class Clouds:
             return self.x.new_zeros(self.x.shape[0], 1)
         return self.numbers.to(self.x.dtype).unsqueeze(1)
 
+    @property
+    def total_charges(self) -> Tensor:
+        """Sum of the formal charges of each cloud, shape (B,), int64; 0 where none is known."""
+        if self.charges is None:
+            return torch.zeros_like(self.sizes)
+        return self.segments.sum(self.charges)
+
+    def values(self, name: str) -> Tensor:
+        """A property of each cloud, shape (B,), float64; NaN where it is not known."""
+        unknown = self.ptr.new_full((len(self),), math.nan, dtype=torch.float64)
+        return self.properties.get(name, unknown)
+
     def __repr__(self) -> str:
-        elements = "" if self.numbers is None else ", with elements"
-        points = f"{self.x.shape[0]} points in {self.dimension}-D{elements}"
-        return f"Clouds({len(self)} structures, {points})"
+        known = [
+            name
+            for name, labels in (("elements", self.numbers), ("charges", self.charges))
+            if labels is not None
+        ]
+        known += self.properties
+        points = f"{self.x.shape[0]} points in {self.dimension}-D"
+        labelled = f", with {' and '.join(known)}" if known else ""
+        return f"Clouds({len(self)} structures, {points}{labelled})"
 
     def __len__(self) -> int:
         return self.ptr.numel() - 1
@@ -110,6 +141,8 @@ class Clouds:
             picked.ptr,
             None if self.numbers is None else self.numbers[rows],
             tuple(self.source[i] for i in chosen.tolist()) if self.source else (),
+            None if self.charges is None else self.charges[rows],
+            {name: values[chosen] for name, values in self.properties.items()},
         )
 
     def __iter__(self) -> Iterator[Clouds]:
@@ -123,6 +156,8 @@ class Clouds:
             x=x,
             ptr=self.ptr.to(x.device),
             numbers=None if self.numbers is None else self.numbers.to(x.device),
+            charges=None if self.charges is None else self.charges.to(x.device),
+            properties={name: values.to(x.device) for name, values in self.properties.items()},
         )
 
     def with_positions(self, x: Tensor) -> Clouds:
@@ -144,6 +179,9 @@ class Clouds:
     def join(cls, parts: Sequence[Clouds]) -> Clouds:
         """All clouds of several batches, in order.
 
+        Where some batches have charges, the points of the others have charge 0: of a batch without
+        charges no point is known to have one. Properties that a batch does not have are unknown.
+
         Raises:
             EmptyData: If there is no part.
             ShapeError: If parts differ in dimension or only some have elements.
@@ -156,7 +194,16 @@ class Clouds:
         known = [part.numbers for part in parts if part.numbers is not None]
         if known and len(known) < len(parts):
             raise ShapeError("join: some batches have elements and some have none.")
+        charges = None
+        if any(part.charges is not None for part in parts):
+            charges = torch.cat(
+                [
+                    part.ptr.new_zeros(part.x.shape[0]) if part.charges is None else part.charges
+                    for part in parts
+                ]
+            )
         sources = [part.source or ("",) * len(part) for part in parts]
+        named = dict.fromkeys(name for part in parts for name in part.properties)
         return cls(
             torch.cat([part.x for part in parts]),
             Segments.of_lengths(torch.cat([part.sizes for part in parts])).ptr,
@@ -164,6 +211,8 @@ class Clouds:
             tuple(entry for source in sources for entry in source)
             if any(part.source for part in parts)
             else (),
+            charges,
+            {name: torch.cat([part.values(name) for part in parts]) for name in named},
         )
 
     # Conversions live with the formats they need, above this module; these are the doors to them.

@@ -9,17 +9,23 @@ the linearised layers these directions are cheaper than a generic method can mak
   vectors for each of its `n − 1` incoming edges.
 - In between the derivative of all messages of a cloud is one matrix, built once.
 
+Where features evolve as well, each of them is one direction more of its node: it enters the first
+layer at that node alone, and of what comes out only that node's block of the Jacobian is asked for.
+
 So a network of one layer has a divergence in closed form, one of two layers costs a few
-evaluations, and each further layer one product of an `n F` square matrix with `n d` columns. Clouds
-of one size are stacked, and taken in groups that stay in a processor's cache. Nothing here can be
-differentiated; training on a trace goes through `pushforward` or autograd.
+evaluations, and each further layer one product of an `n F` square matrix with `n (d + K)` columns.
+Clouds of one size are stacked, and taken in groups that stay in a processor's cache. Nothing here
+can be differentiated; training on a trace goes through `pushforward` or autograd.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from eqflow.edges.products import product
 from eqflow.geometry import Segments
 from eqflow.nn.egcl import EGCL
 from eqflow.nn.egnn import EGNN
@@ -30,43 +36,85 @@ CPU_BUDGET = 2**19
 GPU_BUDGET = 2**27
 
 
+class Traced(NamedTuple):
+    """What a network makes of positions and features, and the derivative of each by itself.
+
+    Attributes:
+        shift: `x^L − x`, shape (N, d).
+        out: Features that come out, shape (N, K').
+        trace: `Σ_i tr ∂shift_i/∂x_i` of each cloud, shape (B,).
+        blocks: `∂out_i/∂h_i`, shape (N, K', K).
+    """
+
+    shift: Tensor
+    out: Tensor
+    trace: Tensor
+    blocks: Tensor
+
+
 @torch.no_grad()
 def shift_and_trace(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor, Tensor]:
-    """`x^L − x` of a position network on complete graphs, and its exact divergence.
+    """`x^L − x` of a network on complete graphs, and its exact divergence.
 
     Args:
         egnn: One that `is_linearisable`.
         x: Positions, shape (N, d).
-        h: Node features, shape (N, features).
+        h: Node features, shape (N, features), which stay.
         clouds: Nodes of each cloud.
 
     Returns:
         Shapes (N, d) and (B,).
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _by_size(egnn, x, egnn.embed(h), clouds)
+        found = _by_size(egnn, x, egnn.embed(h), clouds, inputs=0)
+        return found.shift, found.trace
 
 
-def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments) -> tuple[Tensor, Tensor]:
-    shift = torch.zeros_like(x)
-    trace = x.new_zeros(clouds.count)
+@torch.no_grad()
+def shift_features_and_trace(
+    egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments, inputs: int
+) -> Traced:
+    """`x^L − x` and `h^L` of a network on complete graphs, with their exact derivatives.
+
+    Args:
+        egnn: One that `is_linearisable` and puts out features.
+        x: Positions, shape (N, d).
+        h: Node features, shape (N, features).
+        clouds: Nodes of each cloud.
+        inputs: Number K of features, the first columns of `h`, whose derivative is asked for; the
+            others stay.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        found = _by_size(egnn, x, egnn.embed(h), clouds, inputs)
+        blocks = product(found.blocks, egnn.readout.weight).transpose(1, 2)
+        return found._replace(out=egnn.readout(found.out), blocks=blocks)
+
+
+def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments, inputs: int) -> Traced:
+    """The network without its output layer: features come out as `h`, blocks as (N, K, F)."""
+    d, F = x.shape[1], h.shape[1]
+    found = Traced(
+        torch.zeros_like(x), h.clone(), x.new_zeros(clouds.count), h.new_zeros(len(h), inputs, F)
+    )
     budget = GPU_BUDGET if x.is_cuda else CPU_BUDGET
     for size in clouds.lengths.unique().tolist():
-        if size < 2:
+        if not inputs and size < 2:
             continue
-        numbers = size * size * x.shape[1] * h.shape[1]
+        numbers = size * (d + inputs) * F
         alike = (clouds.lengths == size).nonzero().squeeze(1)
-        for group in alike.split(max(budget // numbers, 1)):
+        for group in alike.split(max(budget // (size * numbers), 1)):
             rows = clouds.ptr[group].unsqueeze(1) + torch.arange(size, device=x.device)
-            points = min(max(budget // (size * x.shape[1] * h.shape[1] * len(group)), 1), size)
-            found = _Group(egnn, x[rows], h[rows], points, budget)
-            shift[rows] = found.shift
-            trace[group] = found.trace
-    return shift, trace
+            points = min(max(budget // (numbers * len(group)), 1), size)
+            part = _Group(egnn, x[rows], h[rows], inputs, points, budget)
+            found.shift[rows] = part.shift
+            found.out[rows] = part.h
+            found.trace[group] = part.trace
+            found.blocks[rows] = part.blocks
+    return found
 
 
 def is_linearisable(egnn: EGNN) -> bool:
-    """Whether a network is of the kind that `shift_and_trace` knows the derivative of."""
+    """Whether a network is of the kind that is known here how to differentiate."""
     return (
         egnn.is_as_made
         and egnn.cutoff is None
@@ -76,7 +124,7 @@ def is_linearisable(egnn: EGNN) -> bool:
             type(layer) is EGCL
             and layer.velocity_scale is None
             and layer.inference is None
-            and (layer.feature_update is None) == (k == len(egnn.layers) - 1)
+            and (layer.feature_update is None) == (k == len(egnn.layers) - 1 and not _reads(egnn))
             and (
                 layer.feature_update is None
                 or [type(part) for part in layer.feature_update] == [nn.Linear, nn.SiLU, nn.Linear]
@@ -86,10 +134,24 @@ def is_linearisable(egnn: EGNN) -> bool:
     )
 
 
-class _Group:
-    """Clouds of one size `n`, (B, n, d), whose directions are carried `points · d` at a time."""
+def _reads(egnn: EGNN) -> bool:
+    """Whether features are put out, for which the last layer has to update them."""
+    return type(egnn.readout) is nn.Linear
 
-    def __init__(self, egnn: EGNN, x: Tensor, h: Tensor, points: int, budget: int) -> None:
+
+class _Group:
+    """Clouds of one size `n`, (B, n, d), whose directions are carried some `points` at a time.
+
+    Attributes:
+        shift, h: What comes out, (B, n, d) and (B, n, F).
+        trace: That of the shift, (B,).
+        blocks: Derivatives of `h` by the K features of the same node, (B, n, K, F).
+    """
+
+    def __init__(
+        self, egnn: EGNN, x: Tensor, h: Tensor, inputs: int, points: int, budget: int
+    ) -> None:
+        B, n, _ = x.shape
         start = x
         a = squared(differences(x)) if egnn.input_distance else None
         self.layers = []
@@ -97,25 +159,41 @@ class _Group:
             linearised = Linearised.of(layer, x, h, a)
             x, h = linearised.x, linearised.h
             self.layers.append(linearised)
-        self.shift = x - start
-        first, *_ = self.layers
-        if len(self.layers) == 1:
-            self.trace = _radial_trace(first)
-            return
+        self.shift, self.h = x - start, h
+        self.blocks = h.new_zeros(B, n, inputs, h.shape[2])
+        self.inputs = egnn.embed.weight[:, :inputs].t().contiguous()  # (K, F)
+        first, *rest = self.layers
         self.difference = first.difference if egnn.input_distance else None
         self.budget = budget
-        self.trace = x.new_zeros(len(x))
-        for chunk in torch.arange(x.shape[1], device=x.device).split(points):
-            self.trace += self._trace_of(chunk)
+        self.trace = x.new_zeros(B) if rest else _radial_trace(first)
+        if not rest and not inputs:
+            return
+        for chunk in torch.arange(n, device=x.device).split(points):
+            if rest:
+                self._carry(chunk)
+            else:
+                along = torch.arange(len(chunk), device=x.device)
+                self.blocks[:, chunk] = first.push_features(chunk, self.inputs)[1][:, chunk, along]
 
-    def _trace_of(self, points: Tensor) -> Tensor:
-        """`Σ_p Σ_a ∂v_pa / ∂x_pa` over some points of each cloud, shape (B,)."""
+    def _carry(self, points: Tensor) -> None:
+        """Add to the trace `Σ_p Σ_a ∂v_pa / ∂x_pa` over some points, and find their blocks."""
         first, *middle, last = self.layers
-        da = None if self.difference is None else _distance_tangents(self.difference, points)
+        d, K, P = first.x.shape[2], len(self.inputs), len(points)
+        da = None
+        if self.difference is not None:
+            da = _distance_tangents(self.difference, points, d + K)
         dx, dh = first.push_points(points)
+        if K:
+            by_features = first.push_features(points, self.inputs)
+            dx, dh = (torch.cat(parts, 3) for parts in zip((dx, dh), by_features, strict=True))
+        dx, dh = dx.flatten(2, 3), dh.flatten(2, 3)
         for layer in middle:
             dx, dh = layer.push(dx, dh, da, self.budget)
-        return last.trace_at(points, dx, dh, da)
+        dx, dh = (part.unflatten(2, (P, d + K)) for part in (dx, dh))
+        own_da = None if da is None else da.unflatten(3, (P, d + K))[..., :d]
+        self.trace += last.trace_at(points, dx[..., :d, :], dh[..., :d, :], own_da)
+        if K:
+            self.blocks[:, points] = last.features_at(points, dx[..., d:, :], dh[..., d:, :])
 
 
 def _radial_trace(layer: Linearised) -> Tensor:
@@ -125,12 +203,15 @@ def _radial_trace(layer: Linearised) -> Tensor:
     return (layer.difference.shape[-1] * layer.c + 2 * d2 * gc).sum((1, 2))
 
 
-def _distance_tangents(difference: Tensor, points: Tensor) -> Tensor:
-    """Tangents of all `d²` along the coordinates of some points, (B, n, n, S)."""
+def _distance_tangents(difference: Tensor, points: Tensor, directions: int) -> Tensor:
+    """Tangents of all `d²`, (B, n, n, S): of each point along its coordinates, then its features.
+
+    Only the first d of a point's `directions` change a distance.
+    """
     B, n, _, d = difference.shape
     P = len(points)
-    da = difference.new_zeros(B, n, n, P, d)
+    da = difference.new_zeros(B, n, n, P, directions)
     along = torch.arange(P, device=points.device)
-    da[:, :, points, along] = 2 * difference[:, :, points]
-    da[:, points, :, along] = -2 * difference[:, points].transpose(0, 1)
-    return da.reshape(B, n, n, P * d)
+    da[:, :, points, along, :d] = 2 * difference[:, :, points]
+    da[:, points, :, along, :d] = -2 * difference[:, points].transpose(0, 1)
+    return da.flatten(3)

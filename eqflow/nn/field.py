@@ -99,6 +99,15 @@ class AbstractField(nn.Module, ABC):
         """
         return None
 
+    def velocity_and_logits(
+        self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The velocity, and the logits (N, K) of each point's category where it predicts them.
+
+        Arguments are those of `forward`.
+        """
+        return self(t, x, edges, context), None
+
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
         """The velocity `dx/dt`.

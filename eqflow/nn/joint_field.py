@@ -12,6 +12,7 @@ from eqflow.geometry import centred, split_state
 from eqflow.nn.conditioning import Conditioning
 from eqflow.nn.egcl import CoordinateUpdate
 from eqflow.nn.egnn import EGNN
+from eqflow.nn.exact_trace import is_linearisable, shift_features_and_trace
 from eqflow.nn.field import AbstractField
 
 
@@ -102,3 +103,22 @@ class JointEGNNField(AbstractField):
             for there, here, features in zip(moved, positions, h, strict=True)
         )
         return value, tangent
+
+    def exact_trace(
+        self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Velocity and divergence on complete graphs; arguments as in `AbstractField`."""
+        if not edges.is_complete or not is_linearisable(self.egnn):
+            return None
+        positions, h = split_state(x, self.state_features)
+        fixed = self.conditioning(t, edges.clouds, context)
+        found = shift_features_and_trace(
+            self.egnn,
+            centred(positions, edges.clouds),
+            torch.cat([h, fixed], -1),
+            edges.clouds,
+            self.state_features,
+        )
+        velocity = torch.cat([centred(found.shift, edges.clouds), found.out], -1)
+        of_features = found.blocks.diagonal(dim1=1, dim2=2).sum(1)
+        return velocity, found.trace + edges.clouds.sum(of_features)

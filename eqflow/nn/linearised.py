@@ -92,7 +92,7 @@ class Linearised:
             divided = others / (d + 1)
             by_d2 = -phi * divided / (2 * d * (d + 1))
         else:
-            divided = others / (x.shape[1] - 1)
+            divided = others / max(x.shape[1] - 1, 1)
             by_d2 = torch.zeros_like(phi)
         c = phi * divided
         x = x + x * c.sum(2, keepdim=True) - c @ x  # −Σ c (x_s − x_r)
@@ -142,15 +142,14 @@ class Linearised:
         return dm
 
     def push_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer's tangents along the coordinates of some points.
+        """The first layer's tangents along the coordinates of P points.
 
         Returns:
-            Positions (B, n, S, d) and features (B, n, S, F), with S = points · d.
+            Positions (B, n, P, d, d) and features (B, n, P, d, F): of all nodes, by direction.
         """
         gm, gc = self.by_distance
-        B, n, _, d = self.difference.shape
-        P = len(points)
-        along = torch.arange(P, device=points.device)
+        d = self.difference.shape[-1]
+        along = torch.arange(len(points), device=points.device)
         ahead = self.difference[:, :, points]  # ½ ∂d²_kp / ∂x_p, (B, n, P, d)
         own = -self.difference[:, points]  # ½ ∂d²_ps / ∂x_p, (B, P, n, d)
         eye = torch.eye(d, dtype=gc.dtype, device=gc.device)
@@ -166,7 +165,41 @@ class Linearised:
         dh = 2 * ahead.unsqueeze(-1) * reach.unsqueeze(3)
         total = 2 * torch.einsum("bpsa,bpsf->bpaf", own, gm[:, points])
         dh[:, points, along] = self._node(total, points)
-        return dx.reshape(B, n, P * d, d), dh.reshape(B, n, P * d, -1)
+        return dx, dh
+
+    def push_features(self, points: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer's tangents along features of P points.
+
+        Args:
+            points: Which of each cloud, shape (P,).
+            inputs: What each of K directions does to the `h` that enters, shape (K, F).
+
+        Returns:
+            Positions (B, n, P, K, d) and features (B, n, P, K, F).
+        """
+        P = product(inputs, self.layer.receiver.weight)  # (K, F)
+        Q = product(inputs, self.layer.sender.weight)
+        along = torch.arange(len(points), device=points.device)
+        D, own_D = self.difference[:, :, points], self.difference[:, points]
+
+        # At every r as a sender's effect, then at p as a receiver.
+        dc = self.by_phi[:, :, points].unsqueeze(-1) * (self.mu[:, :, points] @ Q.t())
+        dx = -dc.unsqueeze(-1) * D.unsqueeze(3)
+        dc = self.by_phi[:, points].unsqueeze(-1) * (self.mu[:, points] @ P.t())
+        dx[:, points, along] = -torch.einsum("bpsk,bpse->bpke", dc, own_D)
+
+        dm = product(self.s[:, :, points].unsqueeze(3) * Q, self.layer.message.weight)
+        dm *= self.t[:, :, points].unsqueeze(3)
+        total = P @ self._own_block(points).transpose(2, 3)
+        if self.lean is not None and self.omega is not None:
+            dg = self.omega[:, :, points] @ Q.t()
+            dm.addcmul_(self.lean[:, :, points].unsqueeze(3), dg.unsqueeze(-1))
+            dg = self.omega[:, points] @ P.t()
+            total += dg.transpose(2, 3) @ self.lean[:, points]
+        dh = self._node(dm.flatten(2, 3)).view_as(dm)
+        own = inputs.expand_as(total)
+        dh[:, points, along] = own + self._node(total, points, own)
+        return dx, dh
 
     def push(self, dx: Tensor, dh: Tensor, da: Tensor | None, budget: int) -> tuple[Tensor, Tensor]:
         """Tangents after the layer of all nodes; `da` (B, n, n, S) are those of `a`."""
@@ -193,9 +226,10 @@ class Linearised:
         pulled -= dc.transpose(2, 3) @ self.difference
         return pulled, dh + self._node(total, None, dh)
 
-    def _own_block(self) -> Tensor:
-        """`Σ_s ∂m_rs/∂z` without the gate's part, (B, n, F, F)."""
-        return (self.t.transpose(2, 3) @ self.s).mul_(self.layer.message.weight)
+    def _own_block(self, points: Tensor | None = None) -> Tensor:
+        """`Σ_s ∂m_rs/∂z` of all or some points without the gate's part, (B, n, F, F)."""
+        t, s = (part if points is None else part[:, points] for part in (self.t, self.s))
+        return (t.transpose(2, 3) @ s).mul_(self.layer.message.weight)
 
     def _from_senders(self, Q: Tensor, budget: int) -> Tensor:
         """`Σ_s diag(t_rs) W diag(s_rs) Q_s`, (B, n, S, F): what costs `(n F)² S`."""
@@ -217,11 +251,11 @@ class Linearised:
         return found.transpose(1, 2)
 
     def trace_at(self, points: Tensor, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:
-        """`Σ_p Σ_a (∂x_pa/∂x_pa − 1)` after the layer, for the directions of `points`, (B,)."""
-        B, n, _, d = dx.shape
-        P = len(points)
-        along = torch.arange(P, device=dx.device)
-        dx, dh = dx.reshape(B, n, P, d, d), dh.reshape(B, n, P, d, -1)
+        """`Σ_p Σ_a (∂x_pa/∂x_pa − 1)` after the layer, for the coordinates of `points`, (B,).
+
+        The tangents before it are (B, n, P, d, d), (B, n, P, d, F) and, of `a`, (B, n, n, P, d).
+        """
+        along = torch.arange(len(points), device=dx.device)
         own_x, own_h = dx[:, points, along], dh[:, points, along]  # (B, P, d, ·)
         dx, dh = dx.transpose(1, 2), dh.transpose(1, 2)  # (B, P, s, d, ·)
 
@@ -230,8 +264,7 @@ class Linearised:
         dd2 = 2 * torch.einsum("bpse,bpsae->bpsa", D, apart)
         scalars = [dd2]
         if da is not None:
-            da = da.reshape(B, n, n, P, d)[:, points, :, along].transpose(0, 1)
-            scalars.append(da)
+            scalars.append(da[:, points, :, along].transpose(0, 1))
         dphi = (mu @ self.layer.receiver.weight) @ own_h.transpose(2, 3)
         dphi += torch.einsum("bpsf,bpsaf->bpsa", mu @ self.layer.sender.weight, dh)
         for moved, phi_by in zip(scalars, self.phi_by_scalars, strict=True):
@@ -244,6 +277,26 @@ class Linearised:
         moved = torch.diagonal(own_x, dim1=-2, dim2=-1) - 1
         moved = moved - (dc * D).sum(2) - (self.c[:, points].unsqueeze(-1) * along_itself).sum(2)
         return moved.sum((1, 2))
+
+    def features_at(self, points: Tensor, dx: Tensor, dh: Tensor) -> Tensor:
+        """Tangents after the layer of the features of `points` along their own, (B, P, K, F).
+
+        Those before it are (B, n, P, K, d) and (B, n, P, K, F).
+        """
+        along = torch.arange(len(points), device=dx.device)
+        own_x, own_h = dx[:, points, along], dh[:, points, along]  # (B, P, K, ·)
+        apart = dx.transpose(1, 2) - own_x.unsqueeze(2)  # (B, P, s, K, d)
+        dd2 = 2 * torch.einsum("bpse,bpske->bpsk", self.difference[:, points], apart)
+
+        dz = product(dh.transpose(1, 2), self.layer.sender.weight)
+        dz += product(own_h, self.layer.receiver.weight).unsqueeze(2)
+        dz.addcmul_(dd2.unsqueeze(-1), self.layer.scalars.weight[:, 0])
+        dm = product(dz * self.s[:, points].unsqueeze(3), self.layer.message.weight)
+        total = torch.einsum("bpsf,bpskf->bpkf", self.t[:, points], dm)
+        if self.lean is not None and self.omega is not None:
+            dg = torch.einsum("bpsf,bpskf->bpks", self.omega[:, points], dz)
+            total += dg @ self.lean[:, points]
+        return own_h + self._node(total, points, own_h)
 
     def _node(
         self, total: Tensor, points: Tensor | None = None, dh: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -23,29 +24,46 @@ from eqflow.flows import (
     Exact,
     Flow,
     FlowMatching,
+    GaussianDequantiser,
     Hutchinson,
     HutchPlusPlus,
     Independent,
+    MaskedMatching,
+    MaskedMolecularFlow,
     MaximumLikelihood,
     MinibatchOT,
     MolecularFlow,
+    Properties,
+    PropertyDropout,
     Sizes,
     Solver,
     UniformDequantiser,
     VariationalDequantiser,
 )
-from eqflow.nn import EGNNField, JointEGNNField
+from eqflow.geometry import Clouds
+from eqflow.nn import (
+    AbstractField,
+    CategoricalEGNNField,
+    EGNNField,
+    JointEGNNField,
+    MaskedEGNNField,
+)
 from eqflow.train.config import (
+    CategoricalModelConfig,
     Config,
     ExactConfig,
     FlowMatchingConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
     JointModelConfig,
+    MaskedModelConfig,
     MaximumLikelihoodConfig,
     ModelConfig,
     SolverConfig,
 )
+
+# Positions given elements, whole molecules, or whole molecules whose elements are revealed.
+TrainedFlow = Flow | MolecularFlow | MaskedMolecularFlow
 
 COUPLINGS: dict[str, type[AbstractCoupling]] = {
     "equivariant_ot": EquivariantOT,
@@ -57,6 +75,7 @@ COUPLINGS: dict[str, type[AbstractCoupling]] = {
 DEQUANTISERS: dict[str, Callable[[int, int], AbstractDequantiser]] = {
     "argmax": ArgmaxDequantiser,
     "uniform": UniformDequantiser,
+    "gaussian": GaussianDequantiser,
 }
 
 
@@ -85,6 +104,14 @@ def build_divergence(
 
 def build_objective(config: Config) -> AbstractObjective:
     """The objective a configuration describes."""
+    objective = _objective(config)
+    if not config.data.properties:
+        return objective
+    width = 2 * len(config.data.properties)
+    return PropertyDropout(objective, width, config.objective.unconditional)
+
+
+def _objective(config: Config) -> AbstractObjective:
     objective = config.objective
     if isinstance(objective, FlowMatchingConfig):
         if objective.coupling not in COUPLINGS:
@@ -92,7 +119,18 @@ def build_objective(config: Config) -> AbstractObjective:
                 f"objective.coupling: found {objective.coupling!r}, expected one of "
                 f"{', '.join(COUPLINGS)}."
             )
-        return FlowMatching(COUPLINGS[objective.coupling]())
+        if getattr(config.model, "dequantiser", None) == "variational":
+            raise UsageError(
+                "model.dequantiser: found variational, which is trained by maximum likelihood "
+                "alone; with objective=flow_matching use gaussian, argmax or uniform."
+            )
+        matching = MaskedMatching if isinstance(config.model, MaskedModelConfig) else FlowMatching
+        return matching(COUPLINGS[objective.coupling](), objective.feature_weight)
+    if isinstance(config.model, MaskedModelConfig):
+        raise UsageError(
+            "objective: found maximum_likelihood with model=masked_egnn, which has no likelihood; "
+            "use objective=flow_matching."
+        )
     if isinstance(objective, MaximumLikelihoodConfig):
         return MaximumLikelihood(
             build_solver(config.solver),
@@ -105,13 +143,6 @@ def build_objective(config: Config) -> AbstractObjective:
     )
 
 
-def build_field(config: ModelConfig, context_features: int) -> EGNNField:
-    """The velocity field a configuration describes; its weights come from the global generator."""
-    if config.name != "egnn":
-        raise UsageError(f"model.name: found {config.name!r}, expected egnn.")
-    return EGNNField(context_features, **_network(config))
-
-
 def build_flow(
     model: ModelConfig,
     solver: SolverConfig,
@@ -122,23 +153,26 @@ def build_flow(
 
     Args:
         model, solver: Configuration.
-        statistics: `dimension`, `scale` and `compositions` as plain values.
+        statistics: `dimension`, `scale` and `compositions` as plain values; `properties` where it
+            is conditioned on any.
         seed: Of the initial weights.
     """
     compositions = Compositions.from_plain(statistics["compositions"])
+    properties, width = _properties(statistics)
     with rng.seeded(seed, "weights"):
-        field = build_field(model, len(compositions.elements))
+        field = EGNNField(len(compositions.elements) + width, **_network(model))
     return Flow(
         ContinuousFlow(field),
         statistics["dimension"],
         statistics["scale"],
         compositions,
         build_solver(solver),
+        properties,
     )
 
 
 def build_molecular_flow(
-    model: JointModelConfig,
+    model: JointModelConfig | CategoricalModelConfig,
     solver: SolverConfig,
     statistics: Mapping[str, Any],
     seed: int,
@@ -147,24 +181,104 @@ def build_molecular_flow(
 
     Args:
         model, solver: Configuration.
-        statistics: `dimension`, `elements`, `integer_features` and `sizes` as plain values.
+        statistics: `dimension`, `elements`, `integer_features` and `sizes` as plain values; where
+            known, `charges`, `scale` and `properties`.
         seed: Of the initial weights.
     """
     elements, integers = statistics["elements"], statistics["integer_features"]
+    properties, width = _properties(statistics)
     with rng.seeded(seed, "weights"):
-        dequantiser = _dequantiser(model, len(elements), len(integers))
-        field = JointEGNNField(dequantiser.width, **_network(model))
+        dequantiser, field = _joint_parts(model, len(elements), len(integers), width)
+    actnorm = ActNorm(dequantiser.width)
+    with torch.no_grad():
+        actnorm.position_log_scale.fill_(math.log(statistics.get("scale", 1.0)))
+    if isinstance(model, CategoricalModelConfig):
+        # The field knows where features are, so their scale is no parameter.
+        actnorm.feature_shift.requires_grad_(False)
+        actnorm.feature_log_scale.requires_grad_(False).fill_(-math.log(model.feature_scale))
     return MolecularFlow(
         ContinuousFlow(field),
         dequantiser,
-        ActNorm(dequantiser.width),
+        actnorm,
         Sizes.from_plain(statistics["sizes"]),
         elements,
         integers,
         statistics["dimension"],
         build_solver(solver),
-        model.published_actnorm,
+        isinstance(model, JointModelConfig) and model.published_actnorm,
+        statistics.get("charges"),
+        properties,
     )
+
+
+def build_masked_flow(
+    model: MaskedModelConfig,
+    solver: SolverConfig,
+    statistics: Mapping[str, Any],
+    seed: int,
+) -> MaskedMolecularFlow:
+    """The flow of molecules with masked types; statistics as in `build_molecular_flow`."""
+    elements = statistics["elements"]
+    properties, width = _properties(statistics)
+    with rng.seeded(seed, "weights"):
+        field = MaskedEGNNField(len(elements), width, **_network(model))
+    return MaskedMolecularFlow(
+        ContinuousFlow(field),
+        Sizes.from_plain(statistics["sizes"]),
+        elements,
+        statistics["scale"],
+        statistics["dimension"],
+        build_solver(solver),
+        statistics.get("charges"),
+        properties,
+    )
+
+
+# Schema and builder of each kind of model.
+MODELS: dict[str, tuple[type[ModelConfig], Callable[..., TrainedFlow]]] = {
+    "egnn": (ModelConfig, build_flow),
+    "joint_egnn": (JointModelConfig, build_molecular_flow),
+    "categorical_egnn": (CategoricalModelConfig, build_molecular_flow),
+    "masked_egnn": (MaskedModelConfig, build_masked_flow),
+}
+
+
+def build_model(
+    model: ModelConfig, solver: SolverConfig, statistics: Mapping[str, Any], seed: int
+) -> TrainedFlow:
+    """The flow of a configuration, of whichever kind it is; see `build_flow`.
+
+    Raises:
+        UsageError: If there is no such model, or a value is out of range.
+    """
+    if model.name not in MODELS:
+        raise UsageError(f"model.name: found {model.name!r}, expected {' or '.join(MODELS)}.")
+    return MODELS[model.name][1](model, solver, statistics, seed)
+
+
+def integer_features(model: ModelConfig) -> list[str] | None:
+    """Integers beside an atom's type where sizes and types are part of the density, else None."""
+    if isinstance(model, JointModelConfig):
+        return list(model.integers)
+    return [] if isinstance(model, CategoricalModelConfig | MaskedModelConfig) else None
+
+
+def build_example(model: ModelConfig) -> TrainedFlow:
+    """A flow of the configuration for hydrogen molecules: whether its values are in range.
+
+    Raises:
+        UsageError: If one is not.
+    """
+    pairs = Clouds(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([1, 1]))
+    statistics = {
+        "dimension": 3,
+        "scale": 1.0,
+        "compositions": Compositions.of(pairs).to_plain(),
+        "sizes": Sizes.of(pairs).to_plain(),
+        "elements": [1],
+        "integer_features": integer_features(model) or [],
+    }
+    return build_model(model, SolverConfig(), statistics, seed=0)
 
 
 def chosen_device(name: str) -> torch.device:
@@ -199,6 +313,30 @@ def _network(config: ModelConfig) -> dict[str, Any]:
         )
     names = ("width", "layers", "attention", "coordinate_update", "coordinate_range")
     return {name: getattr(config, name) for name in (*names, "time_frequencies", "cutoff")}
+
+
+def _properties(statistics: Mapping[str, Any]) -> tuple[Properties | None, int]:
+    """What a model is conditioned on, and how many features of context that takes."""
+    if "properties" not in statistics:
+        return None, 0
+    properties = Properties.from_plain(statistics["properties"])
+    return properties, properties.width
+
+
+def _joint_parts(
+    model: JointModelConfig | CategoricalModelConfig, kinds: int, integers: int, context: int
+) -> tuple[AbstractDequantiser, AbstractField]:
+    if isinstance(model, CategoricalModelConfig):
+        for name in ("feature_scale", "feature_spread"):
+            if not 0 < getattr(model, name) < math.inf:
+                raise UsageError(f"model.{name}: found {getattr(model, name)}, expected above 0.")
+        if integers:
+            raise UsageError("model: categorical_egnn has no integer features; use joint_egnn.")
+        a, spread = model.feature_scale, model.feature_spread
+        field = CategoricalEGNNField(kinds, a, a * spread, context, **_network(model))
+        return GaussianDequantiser(kinds, 0, spread), field
+    dequantiser = _dequantiser(model, kinds, integers)
+    return dequantiser, JointEGNNField(dequantiser.width, context, **_network(model))
 
 
 def _dequantiser(config: JointModelConfig, kinds: int, integers: int) -> AbstractDequantiser:

@@ -35,9 +35,18 @@ class DataConfig:
     dimension: int = leaf(3, "coordinates of a point")
     points: int | None = leaf(None, "most points of a structure (images, voxels, shapes)")
     elements: list[str] = leaf(  # noqa: RUF009 - a fresh list each time
-        [], "elements the model is conditioned on; none: all points are alike"
+        [], "elements of the model; none: all points are alike, or a joint model takes those found"
+    )
+    charges: bool = leaf(
+        True, "formal charges, where the file has them, are part of what a joint model's atoms are"
+    )
+    properties: list[str] = leaf(  # noqa: RUF009 - a fresh list each time
+        [], "properties of structures in the file that the model is conditioned on, such as [gap]"
     )
     on_problem: str = leaf("stop", "stop at a malformed record, or skip it and list it")
+    together: str = leaf(
+        "duplicates", "never in different parts: duplicates, or all of one formula (conformers)"
+    )
     validation: float = leaf(0.05, "fraction held out to choose the best weights")
     test: float = leaf(0.05, "fraction held out for the final figures")
 
@@ -64,7 +73,10 @@ class JointModelConfig(ModelConfig):
 
     name: str = leaf("joint_egnn", "joint_egnn")
     layers: int = leaf(6, "message passes; 6 is the published choice for QM9")
-    dequantiser: str = leaf("variational", "variational, argmax or uniform")
+    dequantiser: str = leaf("variational", "variational, argmax, uniform or gaussian")
+    integers: list[str] = leaf(  # noqa: RUF009 - a fresh list each time
+        [], "integers of an atom beside its type: atomic_number, formal_charge"
+    )
     dequantiser_layers: int = leaf(4, "message passes of a variational dequantiser")
     dequantiser_width: int = leaf(64, "hidden features of a variational dequantiser")
     published_actnorm: bool = leaf(
@@ -73,11 +85,39 @@ class JointModelConfig(ModelConfig):
 
 
 @dataclass
+class CategoricalModelConfig(ModelConfig):
+    """A joint field whose features move by the posterior of each atom's category."""
+
+    name: str = leaf("categorical_egnn", "categorical_egnn")
+    layers: int = leaf(5, "message passes")
+    attention: bool = leaf(False, "gate each message")
+    coordinate_range: float | None = leaf(None, "bound of the coordinate weights")
+    time_frequencies: int = leaf(3, "cosine–sine pairs of time beside t itself")
+    feature_scale: float = leaf(
+        1.0, "one-hot elements are multiplied by it; the smaller, the later they are decided"
+    )
+    feature_spread: float = leaf(0.1, "standard deviation around a one-hot element, before that")
+
+
+@dataclass
+class MaskedModelConfig(ModelConfig):
+    """A field of positions that predicts masked elements; it has no log-likelihood."""
+
+    name: str = leaf("masked_egnn", "masked_egnn")
+    layers: int = leaf(5, "message passes")
+    attention: bool = leaf(False, "gate each message")
+    coordinate_range: float | None = leaf(None, "bound of the coordinate weights")
+    time_frequencies: int = leaf(3, "cosine–sine pairs of time beside t itself")
+
+
+@dataclass
 class FlowMatchingConfig:
     """Regress the velocity of straight paths: no solver runs while training."""
 
     name: str = leaf("flow_matching", "flow_matching")
     coupling: str = leaf("equivariant_ot", "equivariant_ot, minibatch_ot or independent")
+    feature_weight: float = leaf(0.2, "weight of the elements' term of a joint model")
+    unconditional: float = leaf(0.1, "how often a structure is trained on without its properties")
 
 
 @dataclass
@@ -89,6 +129,7 @@ class MaximumLikelihoodConfig:
     probes: int = leaf(1, "probes a step of hutchinson")
     kinetic: float = leaf(0.0, "weight of ∫‖v‖² dt; 1e-3 is published for molecules")
     jacobian: float = leaf(0.0, "weight of ∫‖∂v/∂x‖² dt; 1e-3 is published for molecules")
+    unconditional: float = leaf(0.1, "how often a structure is trained on without its properties")
 
 
 @dataclass
@@ -125,7 +166,9 @@ class SolverConfig:
     method: str = leaf("dopri5", "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler")
     rtol: float = leaf(1e-5, "relative tolerance; 1e-4 costs 0.5 nat a molecule in accuracy")
     atol: float = leaf(1e-5, "absolute tolerance, in units of the data's scale and in nats")
-    steps: int = leaf(20, "steps of a fixed-step method")
+    steps: int = leaf(
+        20, "steps of a fixed-step method; elements of masked_egnn are drawn after each"
+    )
     step_limit: int = leaf(2000, "most evaluations of the field in one integration")
     gradient: str = leaf("direct", "direct; checkpoint: the same in less memory; or adjoint")
     implementation: str = leaf("eqflow", "who takes the steps: eqflow, or torchdiffeq to compare")
@@ -164,7 +207,7 @@ class Config:
     seed: int = leaf(0, "all randomness is a function of it")
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Any = field(default_factory=ModelConfig)
     objective: Any = field(default_factory=FlowMatchingConfig)
     divergence: Any = field(default_factory=ExactConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from eqflow.chem.g2 import load_g2
 from eqflow.data import (
     ReadResult,
     duplicates,
+    formulas,
     load_qm9,
     read_images,
     read_report,
@@ -24,7 +25,7 @@ from eqflow.data import (
     with_known_elements,
 )
 from eqflow.errors import DataError, UsageError
-from eqflow.flows import Compositions
+from eqflow.flows import AtomTypes, Compositions, Properties, Sizes
 from eqflow.geometry import Clouds, centred, degrees_of_freedom
 from eqflow.targets import AbstractTarget, target_by_name
 from eqflow.targets.names import TARGETS
@@ -33,6 +34,9 @@ from eqflow.train.config import DataConfig
 # Structures generated where data.structures does not say how many.
 GENERATED = {"lj13": 50_000, "lj55": 10_000, "shapes": 2_000}
 GENERATED_OTHERWISE = 100_000
+
+# Structures that are alike never end in different parts.
+TOGETHER = {"duplicates": duplicates, "formula": formulas}
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,22 @@ class Dataset:
     statistics: dict[str, Any]
 
 
-def load_dataset(config: DataConfig, seed: int) -> Dataset:
+def load_dataset(
+    config: DataConfig, seed: int, integer_features: Sequence[str] | None = None
+) -> Dataset:
     """Read or generate the structures of a configuration and split them.
 
-    Duplicates never end in different parts.
+    Duplicates never end in different parts, nor what `data.together` says.
+
+    Args:
+        config: Which structures.
+        seed: Of what is generated, and of the split.
+        integer_features: Integers of an atom that a joint model has beside its type, a charge
+            being one of both at most; statistics are then those of `build_molecular_flow`, the
+            types those of all parts. None for a model of positions.
 
     Raises:
-        DataError: If they cannot be read, or none is left.
+        DataError: If they cannot be read, none is left, or a property is not known of any.
         UsageError: If the source is unknown or contradicts another option.
     """
     clouds, skipped = _structures(config, seed)
@@ -82,13 +95,30 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         "validation": config.validation,
         "test": config.test,
     }
-    chosen = split(len(clouds), fractions, seed, groups=duplicates(clouds))
+    chosen = split(len(clouds), fractions, seed, groups=TOGETHER[config.together](clouds))
     parts = {name: clouds[index] for name, index in chosen.items()}
-    statistics = {
+    statistics: dict[str, Any] = {
         "dimension": clouds.dimension,
         "scale": spread(parts["train"]),
-        "compositions": Compositions.of(parts["train"], elements).to_plain(),
     }
+    if integer_features is not None:
+        by_type = config.charges and "formal_charge" not in integer_features
+        types = AtomTypes.of(clouds if by_type else replace(clouds, charges=None), elements)
+        sizes = Sizes.of(parts["train"])
+        makeups = sizes.places(parts["train"])
+        statistics |= {
+            "elements": list(types.numbers),
+            "charges": None if types.charges is None else list(types.charges),
+            "integer_features": list(integer_features),
+            "sizes": sizes.to_plain(),
+        }
+    else:
+        compositions = Compositions.of(parts["train"], elements)
+        makeups = compositions.places(parts["train"])
+        statistics["compositions"] = compositions.to_plain()
+    if config.properties:
+        properties = Properties.of(parts["train"], config.properties, makeups)
+        statistics["properties"] = properties.to_plain()
     return Dataset(parts, skipped, target, statistics)
 
 
@@ -144,7 +174,7 @@ def _of_file(config: DataConfig, seed: int) -> tuple[Clouds, list[str]]:
     if config.path is None:
         raise UsageError(
             f"data.path: needed for data.source={config.source}; "
-            "give a file that ends in .xyz, .extxyz, .sdf, .npz or .npy."
+            "give a file that ends in .xyz, .extxyz, .sdf, .npz, .npy or .smi, or a folder of such."
         )
     result = read_report(config.path, config.dimension, config.on_problem)
     return result.clouds, result.skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import platform
 import sys
@@ -82,12 +83,23 @@ def append(path: Path, text: str) -> None:
 
 
 def fingerprint(path: str | None) -> dict[str, str] | None:
-    """Where data came from and their SHA-256, or None where they are generated."""
+    """Where data came from and their SHA-256, or None where they are generated.
+
+    That of a folder is the one of its list of files, those hidden and those in folders within it
+    left out: a line `sha256  name` each, as `sha256sum *` prints them, by name.
+    """
     if path is None:
         return None
-    file = Path(path)
-    digest = storage.sha256_of(file) if file.is_file() else "a folder"
-    return {"path": str(file.resolve()), "sha256": digest}
+    place = Path(path)
+    digest = _sha256_of_folder(place) if place.is_dir() else storage.sha256_of(place)
+    return {"path": str(place.resolve()), "sha256": digest}
+
+
+def _sha256_of_folder(folder: Path) -> str:
+    names = sorted(item.name for item in folder.iterdir() if item.is_file())
+    shown = (name for name in names if not name.startswith("."))
+    lines = [f"{storage.sha256_of(folder / name)}  {name}\n" for name in shown]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def provenance(**inputs: Any) -> dict[str, Any]:

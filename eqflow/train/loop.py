@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from eqflow import rng
 from eqflow.data import SizeBatches
 from eqflow.errors import NumericalError, SolverFailed
-from eqflow.flows import AbstractObjective, Flow
+from eqflow.flows import AbstractFlow, AbstractObjective
 from eqflow.geometry import Clouds
 from eqflow.train.config import TrainConfig
 
@@ -61,7 +61,7 @@ class Trainer:
         seed: All randomness is a function of it.
     """
 
-    flow: Flow
+    flow: AbstractFlow
     objective: AbstractObjective
     train: Clouds
     validation: Clouds
@@ -88,14 +88,14 @@ class Trainer:
         self.held_out = [held_out[index] for index in cut.epoch(0)]
 
     @property
-    def averaged(self) -> Flow:
+    def averaged(self) -> AbstractFlow:
         """The flow with the moving average of the weights."""
         module = self.average.module
-        if not isinstance(module, Flow):
+        if not isinstance(module, AbstractFlow):
             raise TypeError("the averaged model is not a flow")
         return module
 
-    def best_flow(self) -> Flow:
+    def best_flow(self) -> AbstractFlow:
         """A copy of the flow with the best averaged weights; the newest before any validation."""
         flow = copy.deepcopy(self.averaged)
         if math.isfinite(self.progress.best_loss):
@@ -152,7 +152,8 @@ class Trainer:
         """One update; a step without a finite loss and gradient changes no weight."""
         step = self.progress.step
         source = rng.generator(self.seed, "train", "objective", step, device=self.device)
-        batch = self.flow.encode(self.train[self.batches.batch_at(step)])
+        features = rng.generator(self.seed, "train", "features", step, device=self.device)
+        batch = self.flow.batch(self.train[self.batches.batch_at(step)], features)
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -190,7 +191,10 @@ class Trainer:
         with torch.no_grad():
             for place, clouds in enumerate(self.held_out):
                 source = rng.generator(self.seed, "validate", place, device=self.device)
-                batch = self.averaged.encode(clouds)
+                features = rng.generator(
+                    self.seed, "validate", "features", place, device=self.device
+                )
+                batch = self.averaged.batch(clouds, features)
                 try:
                     loss = self.objective(self.averaged.continuous, batch, source)
                 except SolverFailed:
@@ -266,5 +270,5 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     return update
 
 
-def _weights(flow: Flow) -> dict[str, Tensor]:
+def _weights(flow: AbstractFlow) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in flow.state_dict().items()}

@@ -12,13 +12,13 @@ from eqflow.targets import target_by_name
 from eqflow.targets.names import TARGETS
 from eqflow.train.build import (
     build_divergence,
-    build_field,
+    build_example,
     build_objective,
     build_solver,
     chosen_device,
 )
 from eqflow.train.config import Config, DataConfig, MaximumLikelihoodConfig
-from eqflow.train.datasets import SOURCES
+from eqflow.train.datasets import SOURCES, TOGETHER
 
 NEEDS_PATH = ("file", "images", "voxels")
 DIMENSION = {"images": 2, "voxels": 3, "qm9": 3, "g2": 3, "shapes": 3}
@@ -68,6 +68,11 @@ def _ranges(config: Config) -> Iterator[str]:
     for name, weight in weights:
         if not 0 <= weight < math.inf:
             yield f"{name}: found {weight}, expected 0 or more."
+    if not 0 <= config.objective.unconditional <= 1:
+        yield (
+            f"objective.unconditional: found {config.objective.unconditional}, expected a "
+            "probability, 0 to 1."
+        )
     if not 0 <= train.ema_decay < 1:
         yield f"train.ema_decay: found {train.ema_decay}, expected 0 to below 1."
     for name, fraction in (("data.validation", data.validation), ("data.test", data.test)):
@@ -89,7 +94,7 @@ def _choices(config: Config) -> Iterator[str]:
         lambda: chosen_device(config.train.device),
     ]
     if not any(line.startswith("model.") for line in _ranges(config)):
-        builders.append(lambda: build_field(config.model, 0))
+        builders.append(lambda: build_example(config.model))
     for build in builders:
         try:
             with rng.seeded(0, "check"):
@@ -101,6 +106,10 @@ def _choices(config: Config) -> Iterator[str]:
 def _data(data: DataConfig) -> Iterator[str]:
     if data.on_problem not in ("stop", "skip"):
         yield f"data.on_problem: found {data.on_problem!r}, expected stop or skip."
+    if len(set(data.properties)) < len(data.properties):
+        yield f"data.properties: found {', '.join(data.properties)}, expected each once."
+    if data.together not in TOGETHER:
+        yield f"data.together: found {data.together!r}, expected {' or '.join(TOGETHER)}."
     try:
         for element in data.elements:
             atomic_number(element)
@@ -114,7 +123,7 @@ def _data(data: DataConfig) -> Iterator[str]:
         yield f"data.source: found {data.source!r}, expected one of {names}."
         return
     if data.path is None and data.source in NEEDS_PATH:
-        yield f"data.path: needed for data.source={data.source}; give a file of structures."
+        yield f"data.path: needed for data.source={data.source}; give a file or a folder."
     dimension = (
         target_by_name(data.source).dimension
         if data.source in TARGETS

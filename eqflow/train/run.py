@@ -14,18 +14,20 @@ from typing import Any
 import torch
 import yaml
 
-from eqflow import storage
+from eqflow import rng, storage
 from eqflow.chem.elements import symbol
 from eqflow.errors import CheckpointError, UsageError
+from eqflow.flows import AbstractMolecularFlow, MaskedMolecularFlow, MolecularFlow
 from eqflow.targets.names import TARGETS
 from eqflow.train.build import (
     build_divergence,
-    build_flow,
+    build_model,
     build_objective,
     chosen_device,
+    integer_features,
 )
 from eqflow.train.checkpoint import WEIGHTS, newest_state, save_state, save_weights
-from eqflow.train.config import Config
+from eqflow.train.config import Config, JointModelConfig
 from eqflow.train.datasets import Dataset, load_dataset
 from eqflow.train.figures import final_figures
 from eqflow.train.folder import (
@@ -55,6 +57,7 @@ CHANGEABLE = {
 }
 
 SUMMARY = "summary.json"
+STANDARDISED = 2000  # structures that scales of features are first taken from
 
 Report = Callable[[str], None]
 
@@ -114,7 +117,9 @@ class Run:
         require_possible(self.folder)
         self._announce_data()
         started = time.process_time()
-        dataset = load_dataset(self.config.data, self.config.seed)
+        dataset = load_dataset(
+            self.config.data, self.config.seed, integer_features(self.config.model)
+        )
         self.data_seconds = time.process_time() - started
         self.skipped = dataset.skipped
         trainer = self._trainer(dataset)
@@ -170,7 +175,10 @@ class Run:
 
     def _trainer(self, dataset: Dataset) -> Trainer:
         config = self.config
-        flow = build_flow(config.model, config.solver, dataset.statistics, config.seed)
+        flow = build_model(config.model, config.solver, dataset.statistics, config.seed)
+        if isinstance(config.model, JointModelConfig) and isinstance(flow, MolecularFlow):
+            first = dataset.parts["train"][:STANDARDISED]
+            flow.standardise(first, rng.generator(config.seed, "standardise"))
         flow.to(chosen_device(config.train.device))
         return Trainer(
             flow,
@@ -196,12 +204,16 @@ class Run:
         for line in dataset.skipped:
             self.report(f"skipped: {line}")
         numbers = dataset.parts["train"].numbers
-        if numbers is not None and not self.config.data.elements:
+        if isinstance(trainer.flow, AbstractMolecularFlow):
+            self.report(f"atoms: {trainer.flow.types}")
+        elif numbers is not None and not self.config.data.elements:
             found = ",".join(symbol(number) for number in numbers.unique().tolist())
             self.report(
                 "elements are ignored, all points are alike; "
                 f"data.elements=[{found}] conditions the model on them"
             )
+        if trainer.flow.properties is not None:
+            self.report(f"conditioned on: {trainer.flow.properties}")
         self.report(f"model: {self.config.model.name}, {weights:,} weights")
 
     def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
@@ -254,7 +266,7 @@ class Run:
     def _has_same_data(self) -> bool | None:
         """Whether the data have the SHA-256 they had when the run began; None if unknown."""
         path = self.config.data.path
-        if path is None or not Path(path).is_file():
+        if path is None or not Path(path).exists():
             return None
         try:
             provenance = json.loads((self.folder / PROVENANCE).read_text("utf-8"))
@@ -294,7 +306,9 @@ class Run:
             "val_loss": progress.best_loss,
         }
         if self.config.train.final_structures:
-            self.report("final figures: log-likelihood of held-out structures")
+            is_drawn = isinstance(trainer.flow, MaskedMolecularFlow)
+            of_held_out = "" if is_drawn else "log-likelihood of held-out structures, and "
+            self.report(f"final figures: {of_held_out}draws")
             summary |= final_figures(
                 trainer.best_flow(),
                 dataset,
@@ -307,7 +321,15 @@ class Run:
                 f"{progress.skipped:,} steps had no finite loss and gradient, see metrics.csv"
             )
         storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
-        for name in ("val_nll", "test_nll", "kl", "ess"):
+        for name in (
+            "val_nll",
+            "test_nll",
+            "kl",
+            "ess",
+            "atoms_stable",
+            "molecules_stable",
+            "valid",
+        ):
             if name in summary:
                 self.report(f"{name}: {summary[name]:.4g}" + _error(summary, name))
 

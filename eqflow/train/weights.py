@@ -5,21 +5,17 @@ What is stored says itself of which kind it is: `model.name` of its configuratio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eqflow.errors import CheckpointError, UsageError
-from eqflow.flows import Flow, MolecularFlow
-from eqflow.train.build import build_flow, build_molecular_flow
+from eqflow.train.build import MODELS, TrainedFlow
 from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
 from eqflow.train.config import (
     ExactConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
-    JointModelConfig,
-    ModelConfig,
     SolverConfig,
 )
 
@@ -32,14 +28,8 @@ DIVERGENCES: dict[str, type[DivergenceConfig]] = {
     "hutch_plus_plus": HutchPlusPlusConfig,
 }
 
-# Schema and builder of each kind of model: positions given elements, or whole molecules.
-MODELS: dict[str, tuple[type[ModelConfig], Callable[..., Flow | MolecularFlow]]] = {
-    "egnn": (ModelConfig, build_flow),
-    "joint_egnn": (JointModelConfig, build_molecular_flow),
-}
 
-
-def load(path: str | Path) -> Flow | MolecularFlow:
+def load(path: str | Path) -> TrainedFlow:
     """The trained flow of a run, ready to sample and score.
 
     Args:
@@ -52,7 +42,7 @@ def load(path: str | Path) -> Flow | MolecularFlow:
     return flow
 
 
-def load_with_config(path: str | Path) -> tuple[Flow | MolecularFlow, dict[str, Any]]:
+def load_with_config(path: str | Path) -> tuple[TrainedFlow, dict[str, Any]]:
     """The trained flow and the resolved configuration it was trained with."""
     file = weights_path(path)
     tensors, config, statistics = read_weights(file)

@@ -1,5 +1,7 @@
 """Clouds to ASE and RDKit and back."""
 
+from dataclasses import replace
+
 import ase
 import pytest
 import torch
@@ -38,6 +40,45 @@ def test_planar_points_without_elements_get_z_zero_and_stay_without_elements(thr
     assert back.numbers is None
     assert torch.equal(back.x[:, :2], planar.x.double())
     assert not back.x[:, 2].any()
+
+
+CHARGED = replace(RAGGED, charges=torch.tensor([1, -1, 1, 0, -2]))
+
+
+@pytest.mark.parametrize("through", ["ase", "rdkit"])
+def test_formal_charges_go_through_a_library_and_back(through):
+    if through == "ase":
+        there = CHARGED.to_ase()
+        back = Clouds.from_ase(there)
+        assert there[1].get_initial_charges().tolist() == [1, 0, -2]
+        assert not RAGGED.to_ase()[0].has("initial_charges")
+    else:
+        there = CHARGED.to_rdkit()
+        back = Clouds.from_rdkit(there)
+        assert [atom.GetFormalCharge() for atom in there[1].GetAtoms()] == [1, 0, -2]
+    assert torch.equal(back.charges, CHARGED.charges)
+
+
+def test_partial_charges_of_ase_are_no_formal_charges_and_zeros_are_none():
+    partial, whole = CHARGED.to_ase()
+    partial.set_initial_charges([0.4, -1.0])
+    assert Clouds.from_ase([partial, whole]).charges.tolist() == [0, 0, 1, 0, -2]
+    assert Clouds.from_ase(partial).charges is None
+    whole.set_initial_charges([float("nan"), float("inf"), 0.0])
+    assert Clouds.from_ase(whole).charges is None
+
+
+@pytest.mark.parametrize("charge", [1, -16, 7, 256])
+def test_a_charge_that_no_atom_of_the_element_has_is_refused(charge):
+    number = 0 if charge == 1 else 6
+    atom = Clouds(
+        torch.zeros(1, 3),
+        torch.tensor([0, 1]),
+        torch.tensor([number]),
+        charges=torch.tensor([charge]),
+    )
+    with pytest.raises(DataError, match=rf"structure 0, atom 0: .* charge {charge}, expected"):
+        atom.to_rdkit()
 
 
 def test_single_objects_are_taken_as_one_cloud():

@@ -23,7 +23,7 @@ CARBON = "1\none atom\nC 4 5 6\n"
 FLUORIDE = "2\nan element of another model\nH 0 0 0\nF 0 0 0.92\n"
 HYDROGEN = "2\na size of probability 0\nH 0 0 0\nH 0 0 0.74\n"
 TERMS = ["log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "minus_log_q"]
-HEADER = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", *TERMS]
+HEADER = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", "divergence", *TERMS]
 HEADER += ["importance_gain", "source"]
 
 Captured = pytest.CaptureFixture[str]

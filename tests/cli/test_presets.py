@@ -25,7 +25,17 @@ from eqflow.train.config import (
     MaximumLikelihoodConfig,
 )
 
-PRESETS = ("dw4", "lj13", "lj55", "mnist2d", "point_cloud", "qm9_positions")
+PRESETS = (
+    "druglike",
+    "dw4",
+    "lj13",
+    "lj55",
+    "mnist2d",
+    "molecules",
+    "point_cloud",
+    "qm9",
+    "qm9_positions",
+)
 SMALL = [*tiny.MODEL, "train.steps=1", "train.device=cpu", "train.batch_size=4"]
 SMALL += ["train.final_structures=2", "train.validation_structures=4"]
 
@@ -56,6 +66,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "mnist2d": [f"data.path={folder / 'images-idx3-ubyte'}"],
         "point_cloud": ["data.structures=24", "data.points=12"],
         "qm9_positions": [f"data.path={folder / 'qm9.npz'}"],
+        "qm9": [f"data.path={folder / 'qm9.npz'}"],
+        "druglike": [f"data.path={folder / 'qm9.npz'}", "data.validation=0.2", "data.test=0.2"],
+        "molecules": [f"data.path={folder / 'qm9.npz'}", "data.validation=0.2", "data.test=0.2"],
     }
 
 

@@ -19,7 +19,10 @@ from eqflow.cli.main import VERBS, main
 from eqflow.data import read
 
 WATER = "3\nwater\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
-HEADER = "index,n,log_prob,log_prob_se,nfe,status,log_prob_base,log_det_flow,log_det_scale,source"
+HEADER = (
+    "index,n,log_prob,log_prob_se,nfe,status,divergence,"
+    "log_prob_base,log_det_flow,log_det_scale,source"
+)
 
 Captured = pytest.CaptureFixture[str]
 
@@ -247,7 +250,7 @@ def test_scores_have_a_row_a_structure_with_every_term(planar: Path, tmp_path: P
         ("3", "success", "0")
     }
     for row in found:
-        terms = sum(float(row[name]) for name in HEADER.split(",")[6:-1])
+        terms = sum(float(row[name]) for name in HEADER.split(",")[7:-1])
         assert float(row["log_prob"]) == pytest.approx(terms, abs=1e-4)
         assert int(row["nfe"]) > 0
 

@@ -17,7 +17,7 @@ def refused(verb: str, *words: str) -> str:
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("experiment=dw5", "has no option 'dw5'; expected one of dw4, lj13"),
+        ("experiment=dw5", "has no option 'dw5'; expected one of druglike, dw4, lj13"),
         ("experiment=qm9_position", "did you mean qm9_positions?"),
         ("experiment=../dw4", "has no option '../dw4'"),
         ("experiment=", "has no option ''"),
@@ -37,7 +37,8 @@ def refused(verb: str, *words: str) -> str:
         ("train.tensorboard=maybe", "expected true or false."),
         ("name=null", "expected a value"),
         ("run.dir=", "found no value after the equals sign"),
-        ("model=3", "model is a section; set its keys, such as model.name"),
+        ("solver=3", "solver is a section; set its keys, such as solver.method"),
+        ("model=3", "model has no option '3'; expected one of egnn, joint_egnn"),
         ("train", "expected key=value, such as seed=1."),
         ("=3", "expected key=value"),
         ("--multirun", "expected key=value"),

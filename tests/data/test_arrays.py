@@ -39,6 +39,37 @@ def test_the_three_layouts_are_the_same_structures(tmp_path):
         assert clouds.source == (f"{file}#0", f"{file}#1")
 
 
+def test_formal_charges_stand_beside_any_layout_and_the_charges_of_qm9_are_its_elements(tmp_path):
+    flat, numbers = X.reshape(8, 3), np.array([6, 1, 1, 8] * 2)
+    formal = np.array([1, 0, 0, -1], np.int8)
+    twice = np.tile(formal, 2)
+    own = {"x": flat, "ptr": np.array([0, 4, 8]), "numbers": numbers}
+    qm9 = {"num_atoms": np.array([4, 4]), "charges": numbers, "positions": flat}
+    dense = {"positions": X, "numbers": numbers[:4]}
+    for name, arrays, charges in [
+        ("own", own, twice),
+        ("qm9", qm9, twice),
+        ("dense", dense, formal),
+        ("dense2", dense, twice.reshape(2, 4)),
+    ]:
+        clouds = read(saved(tmp_path / f"{name}.npz", **arrays, formal_charges=charges))
+        assert clouds.charges.tolist() == [1, 0, 0, -1] * 2
+        assert clouds.numbers.tolist() == numbers.tolist()
+        assert read(saved(tmp_path / f"{name}.npz", **arrays)).charges is None
+        assert read(saved(tmp_path / "a.npz", **arrays, formal_charges=0 * charges)).charges is None
+
+
+def test_a_charge_no_atom_can_have_is_named_and_can_be_skipped(tmp_path):
+    arrays = {"positions": X, "numbers": np.array([6, 1, 1, 8])}
+    charges = np.zeros((2, 4), np.int64)
+    charges[1, 2] = 2
+    path = saved(tmp_path / "a.npz", **arrays, formal_charges=charges)
+    with pytest.raises(DataError, match=r"a\.npz#1: point 2: .*H of charge 2, expected .*-15 to 1"):
+        read(path)
+    clouds, skipped = read_report(path, on_problem="skip")
+    assert (len(clouds), len(skipped), clouds.charges.tolist()) == (1, 1, [0] * 4)
+
+
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
@@ -120,6 +151,26 @@ MISFITS = {
         {"x": FLAT, "ptr": np.array([0, 8]), "numbers": np.ones(8)},
         DataError,
         "integers",
+    ),
+    "charges": (
+        {"x": FLAT, "ptr": np.array([0, 8]), "formal_charges": np.ones(7, int)},
+        DataError,
+        r"formal charges \(7,\)",
+    ),
+    "charges floats": (
+        {"x": FLAT, "ptr": np.array([0, 8]), "formal_charges": np.ones(8)},
+        DataError,
+        "integers",
+    ),
+    "charges of points": (
+        {"x": FLAT, "ptr": np.array([0, 8]), "formal_charges": np.ones(8, int)},
+        DataError,
+        "X of charge 1, expected a charge of 0",
+    ),
+    "dense charges": (
+        {"positions": X, "formal_charges": np.ones(3, int)},
+        DataError,
+        r"\(4,\) or \(2, 4\)",
     ),
     "element": (
         {"x": FLAT, "ptr": np.array([0, 8]), "numbers": np.full(8, 119)},

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from eqflow.geometry import Clouds
 
 TEXT = (".xyz", ".extxyz", ".sdf")
 ENDINGS = (*TEXT, ".npz", ".npy")
+
+
+CHARGED = (".extxyz", ".sdf", ".npz")
 
 
 def structures(dimension: int, ragged: bool, elements: bool, dtype: torch.dtype) -> Clouds:
@@ -54,6 +58,35 @@ def test_reading_what_was_written_brings_back_the_same_bits(
     assert all(str(path) in source for source in back.source)
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_charges_are_read_back_where_the_format_holds_them(tmp_path, ending, dtype):
+    clouds = structures(3, False, ending != ".npy", dtype)
+    charges = torch.tensor([1, -1, 0, 2, 0, 0, -15, 1, 0, 15, 6, -3])
+    clouds = replace(clouds, charges=charges)
+    if ending != ".npy":
+        clouds = replace(clouds, numbers=torch.tensor([6, 1, 0, 17, 8, 7, 9, 1, 1, 26, 6, 7]))
+    else:
+        clouds = replace(clouds, charges=0 * charges)
+    clouds.write(tmp_path / f"a{ending}")
+    back = read(tmp_path / f"a{ending}")
+    assert torch.equal(back.x.to(dtype), clouds.x)
+    if ending in CHARGED:
+        assert torch.equal(back.charges, charges)
+    else:
+        assert back.charges is None
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_charges_that_no_reader_takes_are_not_written(tmp_path, ending):
+    clouds = structures(3, False, True, torch.float64)
+    clouds = replace(clouds, charges=torch.tensor([0, 0, 0, 0, 0, 7] + [0] * 6))
+    clouds.numbers[5] = 6
+    with pytest.raises(DataError, match=r"structure 1, atom 1: .*C of charge 7, expected"):
+        write(clouds, tmp_path / f"a{ending}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ending", [".npz", ".npy"])
 def test_arrays_hold_any_dimension(tmp_path, ending):
     clouds = structures(5, ragged=False, elements=False, dtype=torch.float32)
@@ -72,7 +105,7 @@ def test_dimension_two_needs_every_z_to_be_zero(tmp_path, ending):
         read(path, dimension=4)
 
 
-@pytest.mark.parametrize("path", ["molecules.smi", "molecules", "a.xyz.gz", ".xyz"])
+@pytest.mark.parametrize("path", ["molecules.mol", "molecules", "a.xyz.gz", ".xyz"])
 def test_an_unknown_ending_names_those_known(path, tmp_path):
     for call in (
         lambda: read(tmp_path / path),
@@ -81,6 +114,12 @@ def test_an_unknown_ending_names_those_known(path, tmp_path):
     ):
         with pytest.raises(UsageError, match=r"\.xyz \.extxyz \.sdf \.npz \.npy"):
             call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_smiles_are_read_only(tmp_path):
+    with pytest.raises(UsageError, match=r"expected one of \.xyz \.extxyz \.sdf \.npz \.npy\."):
+        write(structures(3, False, False, torch.float64), tmp_path / "a.smi")
     assert not list(tmp_path.iterdir())
 
 
@@ -168,12 +207,6 @@ def test_a_file_that_is_cut_off_anywhere_is_an_error_or_its_beginning(tmp_path, 
         # A text may end within a number, which no reader can see.
         whole = len(back) - 1
         assert torch.equal(back[:whole].x.float(), clouds[:whole].x)
-
-
-def test_a_folder_is_not_a_file(tmp_path):
-    (tmp_path / "a.xyz").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
-        read(tmp_path / "a.xyz")
 
 
 def test_on_problem_is_one_of_two_words(tmp_path):

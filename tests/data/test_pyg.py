@@ -20,6 +20,14 @@ def test_going_to_pyg_and_back_changes_nothing(elements):
         assert torch.equal(back.numbers, clouds.numbers)
 
 
+def test_formal_charges_go_to_pyg_and_back():
+    clouds = Clouds(RAGGED.x, RAGGED.ptr, RAGGED.numbers, charges=torch.tensor([1, -1, 0, 0, 2]))
+    batch = clouds.to_pyg()
+    assert torch.equal(Clouds.from_pyg(batch).charges, clouds.charges)
+    assert batch[1].formal_charges.tolist() == [0, 0, 2]
+    assert Clouds.from_pyg(RAGGED.to_pyg()).charges is None
+
+
 def test_the_batch_is_the_one_pyg_makes_itself():
     from torch_geometric.data import Batch, Data
 

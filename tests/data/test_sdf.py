@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from eqflow.data import read, read_report, write
-from eqflow.errors import DataError, EmptyData, EqflowError, MalformedRecord, UnknownElement
+from eqflow.data import read, read_report, write, write_molecules
+from eqflow.errors import (
+    DataError,
+    EmptyData,
+    EqflowError,
+    MalformedRecord,
+    NumericalError,
+    UnknownElement,
+    UsageError,
+)
 from eqflow.geometry import Clouds
 
 WATER = """water
@@ -77,7 +85,95 @@ def test_rdkit_reads_what_is_written(tmp_path):
     assert torch.equal(back.ptr, clouds.ptr)
 
 
+ATOMS = "    0.0000    0.0000    0.1000 {}\n    0.0000    0.7000   -0.4000 {}\n"
+PAIR = "\n     eqflow         3D\n\n  2  {}  0  0  0  0  0  0  0  0999 V2000\n" + ATOMS
+V3000 = """
+     eqflow         3D
+
+  0  0  0  0  0  0  0  0  0  0999 V3000
+M  V30 BEGIN CTAB
+M  V30 COUNTS 1 0 0 0 0
+M  V30 BEGIN ATOM
+M  V30 1 N 0 0 0 0 CHG={}
+M  V30 END ATOM
+M  V30 END CTAB
+M  END
+"""
+
+CHARGED = {
+    "M  CHG": (PAIR.format(0, "O  ", "H  ") + "M  CHG  2   1  -1   2   1\nM  END\n", [-1, 1]),
+    "atom block": (PAIR.format(0, "O   0  5", "H   0  3") + "M  END\n", [-1, 1]),
+    "version 3000": (V3000.format(-3), [-3]),
+    "all zero": (PAIR.format(0, "O  ", "H  ") + "M  CHG  1   1   0\nM  END\n", None),
+    "none": (PAIR.format(0, "O  ", "H  ") + "M  END\n", None),
+    "later in a field": (
+        PAIR.format(0, "O  ", "H  ") + "M  END\n> <note>\nM  CHG  1   1  99\n\n",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHARGED)
+def test_formal_charges_are_read_and_none_where_all_are_zero(file, case):
+    text, expected = CHARGED[case]
+    charges = read(file(f"{text}$$$$\n")).charges
+    assert (None if charges is None else charges.tolist()) == expected
+    if expected:
+        both = read(file(f"{WATER}{text}$$$$\n"))
+        assert both.charges.tolist() == [0, 0, 0, *expected]
+
+
+AS_THEY_ARE = {
+    "too many bonds": (PAIR.format(1, "O  ", "C  ") + "  1  2  3  0\n", [8, 6]),
+    "aromatic without a ring": (PAIR.format(1, "C  ", "C  ") + "  1  2  4  0\n", [6, 6]),
+    "a radical": (PAIR.format(1, "O  ", "H  ") + "  1  2  1  0\nM  RAD  1   1   2\n", [8, 1]),
+    "isotopes": (PAIR.format(1, "O  ", "D  ") + "  1  2  1  0\nM  ISO  1   1  18\n", [8, 1]),
+    "fragments": (PAIR.format(0, "Na ", "Cl ") + "M  CHG  2   1   1   2  -1\n", [11, 17]),
+    "a group": (PAIR.format(0, "R# ", "C  "), [0, 6]),
+    "one atom": (V3000.format(0).removesuffix("M  END\n"), [7]),
+}
+
+
+@pytest.mark.parametrize("case", AS_THEY_ARE)
+def test_any_molecule_is_read_as_it_is_whatever_chemistry_says(file, case):
+    text, expected = AS_THEY_ARE[case]
+    (cloud,) = read(file(f"{text}M  END\n$$$$\n"))
+    assert cloud.numbers.tolist() == expected
+    assert cloud.total_charges.tolist() == [0]
+
+
 BAD = {
+    "charge too large": (
+        PAIR.format(0, "O  ", "H  ") + "M  CHG  1   2 256\nM  END\n$$$$\n",
+        MalformedRecord,
+        6,
+        "from -15 to 15",
+    ),
+    "charge of version 3000": (V3000.format(1.5) + "$$$$\n", MalformedRecord, 7, "from -15 to 15"),
+    "charge no atom can have": (
+        PAIR.format(0, "O  ", "H  ") + "M  CHG  1   2   2\nM  END\n$$$$\n",
+        DataError,
+        0,
+        "H of charge 2",
+    ),
+    "a bond twice": (
+        PAIR.format(2, "C  ", "C  ") + 2 * "  1  2  1  0\n" + "M  END\n$$$$\n",
+        MalformedRecord,
+        0,
+        "each bond once",
+    ),
+    "a bond to an atom that is not there": (
+        PAIR.format(1, "C  ", "C  ") + "  1  3  1  0\nM  END\n$$$$\n",
+        MalformedRecord,
+        0,
+        "between two of them",
+    ),
+    "charge of an atom that is not there": (
+        PAIR.format(0, "O  ", "H  ") + "M  CHG  1   3   1\nM  END\n$$$$\n",
+        MalformedRecord,
+        0,
+        "cannot read",
+    ),
     "counts": (WATER.replace("  3  2", "  x  2"), MalformedRecord, 3, "counts line"),
     "zero atoms": (
         "\n\n\n  0  0  0  0  0  0  0  0  0  0999 V2000\nM  END\n$$$$\n",
@@ -133,6 +229,42 @@ def test_no_structure_left_is_empty_data(file):
         read(file("\n\n"))
 
 
+def test_molecules_are_written_with_bonds_charges_and_properties(tmp_path, caffeine):
+    acetate = Chem.AddHs(Chem.MolFromSmiles("CC(=O)[O-]"))
+    AllChem.EmbedMolecule(acetate, randomSeed=1)
+    acetate.SetProp("from", "a test")
+    path = tmp_path / "a.sdf"
+    assert write_molecules(iter([caffeine, acetate]), path) == 2
+    back = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    for ours, theirs in zip(back, (caffeine, acetate), strict=True):
+        assert Chem.MolToSmiles(ours) == Chem.MolToSmiles(theirs)
+        assert ours.GetPropsAsDict() == theirs.GetPropsAsDict()
+    clouds, expected = read(path), Clouds.from_rdkit([caffeine, acetate])
+    torch.testing.assert_close(clouds.x, expected.x, rtol=0, atol=1e-17)
+    assert torch.equal(clouds.numbers, expected.numbers)
+    assert torch.equal(clouds.charges, expected.charges)
+
+
+def test_molecules_that_cannot_be_written_leave_the_file_as_it_was(tmp_path, caffeine):
+    path = tmp_path / "a.sdf"
+    write_molecules([caffeine], path)
+    before = path.read_bytes()
+    lost = Chem.Mol(caffeine)
+    lost.GetConformer().SetAtomPosition(3, (0.0, float("nan"), 0.0))
+    for wrong, error, words in [
+        ([], EmptyData, "0 molecules"),
+        ([caffeine, Chem.Mol()], EmptyData, "molecule 1: found no atoms"),
+        ([caffeine, Chem.MolFromSmiles("C")], DataError, "molecule 1: found no conformer"),
+        ([caffeine, lost], NumericalError, "molecule 1: .*not finite"),
+    ]:
+        with pytest.raises(error, match=words):
+            write_molecules(wrong, path)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UsageError, match=r"expected \.sdf"):
+        write_molecules([caffeine], tmp_path / "a.xyz")
+
+
 PIECES = st.sampled_from(
     [
         *WATER.splitlines(keepends=True),
@@ -141,6 +273,9 @@ PIECES = st.sampled_from(
         "M  V30 BEGIN ATOM\n",
         "M  V30 1 C 0 0 nan 0\n",
         "M  V30 1 C 0 0 1 0\n",
+        "M  V30 1 C 0 0 1 0 CHG=-2\n",
+        "M  CHG  1   1  -1\n",
+        "M  CHG  1   2 300\n",
         "M  V30 END ATOM\nM  V30 END CTAB\n",
         "  0  0  0  0  0  0  0  0  0  0999 V3000\n",
         "M  ",

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqflow.data import duplicates, split
+from eqflow.data import duplicates, formulas, split
 from eqflow.errors import EmptyData, ShapeError, UsageError
 from eqflow.geometry import Clouds
 
@@ -75,3 +75,12 @@ def test_sizes_that_make_no_sense_are_refused(parts):
 def test_groups_of_another_length_are_refused():
     with pytest.raises(ShapeError):
         split(10, PARTS, 0, groups=torch.zeros(9, dtype=torch.int64))
+
+
+def test_structures_of_one_formula_are_one_group() -> None:
+    numbers = torch.tensor([8, 1, 1, 1, 8, 1, 6, 1, 1])
+    clouds = Clouds(torch.randn(9, 3), torch.tensor([0, 3, 6, 9]), numbers)
+    groups = formulas(clouds)
+    assert groups[0] == groups[1] != groups[2]
+    bare = Clouds(torch.randn(5, 3), torch.tensor([0, 2, 4, 5]))
+    assert len(formulas(bare).unique()) == 2

@@ -73,6 +73,57 @@ def test_ase_reads_what_is_written(tmp_path, ending):
     assert torch.equal(back.numbers, clouds.numbers)
 
 
+HEAD = "2\nProperties=species:S:1:pos:R:3:"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("formal_charges:I:1", ("1", "-1"), [1, -1]),
+        ("formal_charge:R:1", ("+1.0", "-1"), [1, -1]),
+        ("tags:I:1:formal_charges:I:1", ("7 1", "7 -1"), [1, -1]),
+        ("initial_charges:R:1", ("1.0", "-1.00000000"), [1, -1]),
+        ("initial_charges:R:1:formal_charges:I:1", ("0.3 1", "-0.3 -1"), [1, -1]),
+        ("initial_charges:R:1", ("0.3", "-0.3"), None),
+        ("initial_charges:R:1", ("1", "nan"), None),
+        ("initial_charges:R:1", ("1", "?"), None),
+        ("initial_charges:R:1", ("0", "0.0"), None),
+        ("initial_charges:R:2", ("1 1", "-1 -1"), None),
+        ("charges:R:1", ("8", "1"), None),
+    ],
+)
+def test_formal_charges_are_columns_of_whole_numbers(file, column, values, expected):
+    text = f"{HEAD}{column}\nO 0 0 0 {values[0]}\nH 0 0 1 {values[1]}\n"
+    charges = read(file(text)).charges
+    assert (None if charges is None else charges.tolist()) == expected
+    if expected:
+        assert read(file(WATER + text)).charges.tolist() == [0, 0, 0, *expected]
+
+
+@pytest.mark.parametrize("value", ["0.5", "x", "nan", "inf", "1e300", "200"])
+def test_formal_charges_that_are_not_whole_are_named_by_line(file, value):
+    path = file(f"{HEAD}formal_charges:I:1\nO 0 0 0 0\nH 0 0 1 {value}\n")
+    with pytest.raises(MalformedRecord, match=rf":4: found '{value}', expected a formal charge"):
+        read(path)
+
+
+def test_a_charge_no_atom_can_have_is_named_by_line(file):
+    path = file(f"{HEAD}formal_charges:I:1\nO 0 0 0 0\nH 0 0 1 2\n")
+    with pytest.raises(DataError, match=r":4: found an atom H of charge 2, expected .*-15 to 1"):
+        read(path)
+
+
+def test_ase_reads_the_charges_that_are_written_and_we_read_its(tmp_path):
+    clouds = Clouds.from_ase([molecule("CH3CH2OH"), molecule("H2O")])
+    clouds = Clouds(clouds.x, clouds.ptr, clouds.numbers, charges=torch.arange(12) % 3 - 1)
+    write(clouds, tmp_path / "a.extxyz")
+    assert torch.equal(
+        Clouds.from_ase(ase_read(tmp_path / "a.extxyz", ":")).charges, clouds.charges
+    )
+    ase_write(tmp_path / "b.extxyz", clouds.to_ase())
+    assert torch.equal(read(tmp_path / "b.extxyz").charges, clouds.charges)
+
+
 def test_a_molecule_of_the_qm9_release_is_read_as_it_is(file):
     clouds = read(file(QM9_METHANE + QM9_METHANE + WATER))
     assert clouds.sizes.tolist() == [5, 5, 3]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eqflow import rng
-from eqflow.errors import UnknownElement
+from eqflow.errors import UnknownElement, UsageError
 from eqflow.flows import Compositions
 from eqflow.geometry import Clouds, Segments
 
@@ -75,6 +75,29 @@ def test_a_size_is_drawn_among_the_make_ups_that_have_it() -> None:
     oxygens = segments.sum((numbers == 8).long())
     assert (oxygens[1::2] == 0).all()
     assert abs(int(oxygens[0::2].sum()) - 250) < 4.5 * (1000 * 3 / 16) ** 0.5
+
+
+def test_a_structure_is_found_by_its_place_among_the_make_ups() -> None:
+    for clouds, elements in ((molecules(), (1, 6, 8)), (bare(3, 2, 3, 5), ())):
+        known = Compositions.of(clouds, elements)
+        lengths, numbers = known.at(known.places(clouds))
+        assert torch.equal(lengths, clouds.sizes)
+        again = Clouds(torch.zeros(len(clouds.x), 3), clouds.ptr, numbers)
+        assert torch.equal(known.places(again), known.places(clouds))
+    with pytest.raises(UsageError, match="found 1 structures whose make-up is none of the 2"):
+        Compositions.of(molecules(), (1, 8)).places(
+            Clouds(torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([8]))
+        )
+
+
+def test_make_ups_around_a_fragment_are_those_that_have_its_points() -> None:
+    known = Compositions.of(molecules(), (1, 6, 8))
+    pair = Clouds(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([1, 1]))
+    assert known.containing(pair).counts.tolist() == [[2, 0, 1]]
+    assert Compositions.of(bare(3, 2, 5)).containing(bare(3)).counts.tolist() == [[3], [5]]
+    carbon = Clouds(torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([6]))
+    with pytest.raises(UsageError, match="found 1 fixed points"):
+        known.containing(carbon)
 
 
 def test_storing_keeps_everything() -> None:

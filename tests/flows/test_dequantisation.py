@@ -8,7 +8,13 @@ from torch import Tensor
 
 from eqflow import rng
 from eqflow.errors import ShapeError, UsageError
-from eqflow.flows import ArgmaxDequantiser, Labels, UniformDequantiser, VariationalDequantiser
+from eqflow.flows import (
+    ArgmaxDequantiser,
+    GaussianDequantiser,
+    Labels,
+    UniformDequantiser,
+    VariationalDequantiser,
+)
 from eqflow.flows.dequantisation import AbstractDequantiser
 from eqflow.flows.preimages import (
     from_category,
@@ -42,7 +48,10 @@ def variational(kinds: int = 3, integers: int = 1) -> VariationalDequantiser:
 
 
 def every_kind(kinds: int = 3, integers: int = 1) -> list[AbstractDequantiser]:
-    made = UniformDequantiser(kinds, integers), ArgmaxDequantiser(kinds, integers)
+    made = [
+        kind(kinds, integers)
+        for kind in (UniformDequantiser, ArgmaxDequantiser, GaussianDequantiser)
+    ]
     return [*made, variational(kinds, integers)]
 
 

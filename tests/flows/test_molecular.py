@@ -15,7 +15,12 @@ from eqflow.flows import (
     ActNorm,
     ArgmaxDequantiser,
     ContinuousFlow,
+    Exact,
+    FlowMatching,
+    GaussianDequantiser,
     Hutchinson,
+    Independent,
+    MaximumLikelihood,
     MolecularFlow,
     Sizes,
     Solver,
@@ -113,6 +118,74 @@ def test_the_bound_tends_to_the_probability_where_that_is_known() -> None:
     spread = many.draws.std(1) / many.draws.shape[1] ** 0.5
     assert (many.draws.mean(1) + 3 * spread < exact).all()
     assert few.log_prob_se.isnan().all()
+
+
+def test_maximum_likelihood_minimises_the_bound() -> None:
+    """A training batch has the features, and all that their density owes to them."""
+    flow, clouds = moving(), molecules()
+    batch = flow.batch(clouds, rng.generator(5, "features"))
+    objective = MaximumLikelihood(flow.solver, Exact())
+    loss = objective(flow.continuous, batch, rng.generator(0, "probes"))
+    encoded = flow.encode(clouds)
+    source = rng.generator(5, "features")
+    noise = flow.dequantiser.noise(len(encoded.x), encoded.x, source)
+    torch.testing.assert_close(loss.value, -flow.bound(encoded, noise).total.mean())
+    loss.value.backward()
+    unmoved = [name for name, weight in flow.named_parameters() if weight.grad is None]
+    assert [name for name in unmoved if "dequantiser" not in name] == []
+    assert batch.kinds is not None
+    assert torch.equal(batch.kinds, encoded.labels.kind)
+
+
+def test_flow_matching_leaves_scales_and_dequantiser_alone() -> None:
+    flow = moving()
+    batch = flow.batch(molecules(), rng.generator(5, "features"))
+    loss = FlowMatching(Independent())(flow.continuous, batch, rng.generator(0, "noise"))
+    assert set(loss.terms) == {"loss", "loss_positions", "loss_features"}
+    loss.value.backward()
+    moved = {name for name, weight in flow.named_parameters() if weight.grad is not None}
+    assert moved
+    assert all(name.startswith("continuous.") for name in moved)
+
+
+def test_states_of_a_standardised_flow_have_unit_variance() -> None:
+    flow, clouds = moving(), molecules(scale=4.0)
+    flow.standardise(clouds, rng.generator(0, "features"))
+    batch = flow.batch(clouds, rng.generator(0, "features"))
+    freedom = 3 * (clouds.sizes - 1).sum()
+    torch.testing.assert_close(
+        batch.x[:, :3].square().sum() / freedom, torch.ones((), dtype=torch.float64)
+    )
+    torch.testing.assert_close(batch.x[:, 3:].std(0, correction=0), torch.ones(4).double())
+
+
+def test_formal_charges_come_and_go_with_types_or_as_integers() -> None:
+    clouds = replace(molecules(), charges=torch.tensor([0, 0, 1, 0, -1, 0, 0, 0, 0]))
+    pairs = (1, 1, 6, 8, 8), (0, 1, 0, -1, 0)
+    typed = MolecularFlow(
+        ContinuousFlow(Still(5)),
+        GaussianDequantiser(5),
+        ActNorm(5),
+        SIZES,
+        pairs[0],
+        charges=pairs[1],
+    ).double()
+    integers = MolecularFlow(
+        ContinuousFlow(Still(4)),
+        GaussianDequantiser(3, 1),
+        ActNorm(4),
+        SIZES,
+        ELEMENTS,
+        ("formal_charge",),
+    ).double()
+    assert typed.encode(clouds).labels.kind.tolist() == [4, 0, 1, 2, 3, 2, 0, 0, 4]
+    assert integers.encode(clouds).labels.integers.squeeze(1).tolist() == clouds.charges.tolist()
+    for flow in (typed, integers):
+        molecules_ = flow.encode(clouds)
+        state, _ = flow.state(molecules_, torch.zeros(9, flow.dequantiser.width).double())
+        read = flow.dequantiser.labels(state[:, 3:])
+        assert torch.equal(read.kind, molecules_.labels.kind)
+        assert flow.draw(2, sizes=3, solver=FEW).clouds.charges is not None
 
 
 def test_positions_rescaled_by_s_shift_the_score_by_their_degrees_of_freedom() -> None:
@@ -292,9 +365,9 @@ def test_the_published_constant_is_that_of_the_flow_unless_a_call_says_otherwise
 
 def test_strange_elements_dimensions_and_draws_are_errors() -> None:
     flow, batch = moving(), molecules()
-    with pytest.raises(UnknownElement, match="atomic number 9"):
+    with pytest.raises(UnknownElement, match="found F"):
         flow.score(Clouds(batch.x, batch.ptr, batch.numbers.clone().fill_(9)))
-    with pytest.raises(UnknownElement, match="no elements"):
+    with pytest.raises(UnknownElement, match="without elements"):
         flow.score(Clouds(batch.x, batch.ptr))
     with pytest.raises(UsageError, match="2 dimensions"):
         flow.score(Clouds(batch.x[:, :2], batch.ptr, batch.numbers))

@@ -29,6 +29,28 @@ def test_draws_have_the_frequencies() -> None:
         assert abs(float((drawn == size).double().mean()) - probability) < 0.02
 
 
+def test_sizes_may_be_fixed_or_bounded_from_below() -> None:
+    source = rng.generator(0, "sizes")
+    assert THREE.draw(3, source, 4).tolist() == [4, 4, 4]
+    assert THREE.draw(3, source, [1, 2, 9]).tolist() == [1, 2, 9]
+    bounded = THREE.draw(2000, source, least=5)
+    assert set(bounded.tolist()) == {5, 9}
+    assert abs(int((bounded == 5).sum()) - 1200) < 4.5 * (2000 * 0.24) ** 0.5
+    for sizes, least, message in (
+        ([1, 2], 1, "found 2 for 3"),
+        (0, 1, "found 0, expected at least 1"),
+        ([2, 9, 3], 3, "found 2, expected at least 3"),
+        (None, 10, "found at most 9 points"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            THREE.draw(3, source, sizes, least)
+
+
+def test_places_are_those_of_the_sizes() -> None:
+    clouds = Clouds(torch.zeros(16, 3), torch.tensor([0, 9, 11, 16]))
+    assert THREE.places(clouds).tolist() == [2, 0, 1]
+
+
 def test_plain_values_bring_it_back() -> None:
     again = Sizes.from_plain(THREE.to_plain())
     assert torch.equal(again.sizes, THREE.sizes)

@@ -95,6 +95,8 @@ def test_positions_that_do_not_fit_are_refused():
         ({"ptr": torch.tensor([0, 5, 3, 12])}, "ptr"),
         ({"numbers": torch.ones(11, dtype=torch.int64)}, "Clouds.numbers"),
         ({"numbers": torch.ones(12)}, "Clouds.numbers"),
+        ({"charges": torch.ones(11, dtype=torch.int64)}, "Clouds.charges"),
+        ({"charges": torch.ones(12)}, "Clouds.charges"),
         ({"source": ("a",)}, "Clouds.source"),
     ],
 )
@@ -116,6 +118,31 @@ def test_joining_needs_something_of_one_kind():
 def test_joining_keeps_the_sources_that_are_known():
     joined = Clouds.join([SHAPES["water"], named("co2")])
     assert joined.source == ("", "co2")
+
+
+CHARGES = torch.tensor([0, 0, 0, -1, 1, 0, 0, 0, 0, -2, 0, 1])
+CHARGED = Clouds(BATCH.x, BATCH.ptr, BATCH.numbers, BATCH.source, CHARGES)
+
+
+def test_charges_go_with_their_points_through_picking_moving_and_joining():
+    assert CHARGED[[3, 1]].charges.tolist() == [-2, 0, 1, -1]
+    assert CHARGED[2].charges.tolist() == [1, 0, 0, 0, 0]
+    assert torch.equal(Clouds.join(list(CHARGED)).charges, CHARGES)
+    assert torch.equal(CHARGED.with_positions(BATCH.x + 1).charges, CHARGES)
+    assert torch.equal(CHARGED.to(torch.float32).charges, CHARGES)
+    assert "with elements and charges" in repr(CHARGED)
+
+
+def test_clouds_without_charges_are_neutral_beside_those_with_them():
+    assert BATCH.charges is None
+    assert Clouds.join([BATCH, BATCH]).charges is None
+    assert Clouds.join([BATCH, CHARGED]).charges.tolist() == [0] * 12 + CHARGES.tolist()
+
+
+def test_total_charges_add_up_cloud_by_cloud():
+    assert CHARGED.total_charges.tolist() == [0, -1, 1, -1]
+    assert BATCH.total_charges.tolist() == [0, 0, 0, 0]
+    assert [cloud.total_charges.item() for cloud in CHARGED] == [0, -1, 1, -1]
 
 
 def test_clouds_are_taken_backwards_and_none_at_all():

@@ -37,7 +37,6 @@ BAD = [
     ("data.dimension=3", "data.dimension: found 3, expected 2 for data.source=dw4"),
     ("data.elements=Xx", "data.elements: found 'Xx'"),
     ("data.elements=H,C", "dw4 has no elements"),
-    ("model.name=transformer", "model.name"),
     ("model.layers=0", "model.layers"),
     ("model.width=0", "model.width"),
     ("model.time_frequencies=-1", "model.time_frequencies"),
@@ -74,12 +73,10 @@ def test_presets_have_no_problem_but_a_missing_path() -> None:
     from eqflow.cli.compose import experiments
 
     for name in experiments():
-        problems = problems_of(composed("train", [f"experiment={name}"]))
-        assert problems == (
-            ["data.path: needed for data.source=images; give a file of structures."]
-            if name == "mnist2d"
-            else []
-        )
+        config = composed("train", [f"experiment={name}"])
+        needed = f"data.path: needed for data.source={config.data.source}; give a file or a folder."
+        missing = name in ("mnist2d", "molecules", "druglike")
+        assert problems_of(config) == ([needed] if missing else [])
 
 
 def test_fractions_that_leave_nothing_to_train_on_are_refused() -> None:

@@ -113,7 +113,7 @@ def test_the_trace_along_a_given_probe_is_that_of_the_published_code(flow, refer
 
 def test_the_dequantiser_is_that_of_the_published_code(flow, reference) -> None:
     reference.has("deq_mu", "deq_log_sigma", "v", "log_q")
-    x, clouds, labels = reference.molecules
+    x, clouds, labels, _ = reference.molecules
     noise = reference.rows("eps")
     mean, log_sigma = flow.dequantiser.moments(labels, x, clouds, noise)
     close(mean, reference.rows("deq_mu"), 1e-9)
@@ -187,7 +187,7 @@ def test_the_right_log_likelihood_counts_the_zero_mean_subspace(scored, referenc
 
 
 def test_molecules_are_encoded_as_the_reference_has_them(flow, reference) -> None:
-    x, clouds, labels = reference.molecules
+    x, clouds, labels, _ = reference.molecules
     moved = Clouds(x + 3.0, clouds.ptr, labels.integers[:, 0])
     encoded = flow.encode(moved)
     close(encoded.x, x - clouds.expand(clouds.mean(x)), 1e-9)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from slow_functions import behave
 
+from eqflow.chem.workers import Outcome, Worker
 from eqflow.errors import EqflowError, UsageError
-from eqflow.evaluate.workers import Outcome, Worker
 
 DEADLINE = 0.5
 

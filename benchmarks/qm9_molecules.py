@@ -1,0 +1,123 @@
+"""Whole QM9 molecules drawn from a trained joint run, by evaluations, and their log-likelihood.
+
+Measures a run of `eqflow train experiment=qm9 data.path=… run.dir=…`:
+
+- stability, validity and uniqueness of COUNT molecules for 25, 50 and 100 evaluations of the field
+  (Euler, Heun) and for dopri5 at 1e-5, beside those of held-out molecules;
+- the negative log-likelihood bound of held-out molecules with all its terms, by tolerance, with how
+  far each tolerance is from the tightest and how far two independent scorings are apart.
+
+    python benchmarks/qm9_molecules.py RUN_FOLDER DATA_PATH [COUNT] [SCORED]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import write_results
+
+from eqflow.evaluate import bonds_of, negative_log_likelihood, table_metrics
+from eqflow.flows import MolecularFlow, Solver, Status
+from eqflow.geometry import Clouds
+from eqflow.train.config import DataConfig
+from eqflow.train.datasets import load_dataset
+from eqflow.train.weights import load_with_config
+
+SOLVERS = {
+    "euler_25": Solver(method="euler", steps=25),
+    "euler_50": Solver(method="euler", steps=50),
+    "euler_100": Solver(method="euler", steps=100),
+    "heun_50": Solver(method="heun", steps=25),
+    "heun_100": Solver(method="heun", steps=50),
+    "dopri5": Solver(),
+}
+TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)
+DRAWS = 4  # features a molecule
+
+
+def main() -> None:
+    """Draw, score, print and write."""
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("folder", type=Path)
+    words.add_argument("data")
+    words.add_argument("count", nargs="?", type=int, default=1000)
+    words.add_argument("scored", nargs="?", type=int, default=32)
+    asked = words.parse_args()
+    torch.set_num_threads(1)
+    flow, config = load_with_config(asked.folder)
+    if not isinstance(flow, MolecularFlow):
+        raise SystemExit(f"{asked.folder}: not a run of whole molecules")
+    data = DataConfig(**{**config["data"], "path": asked.data})
+    held_out = load_dataset(data, config["seed"], []).parts["test"]
+    summary = json.loads((asked.folder / "summary.json").read_text("utf-8"))
+    results = {
+        "training_cpu_seconds": summary["cpu_seconds"],
+        "training_steps": summary["steps"],
+        "held_out": metrics(held_out[: asked.count]),
+        "drawn": {name: drawn(flow, asked.count, solver) for name, solver in SOLVERS.items()},
+        "scores": scores(flow, held_out[: asked.scored]),
+    }
+    write_results("qm9_molecules", results)
+
+
+def drawn(flow: MolecularFlow, count: int, solver: Solver) -> dict[str, Any]:
+    """What molecules are like that one solver draws, and their cost."""
+    started = time.process_time()
+    found = flow.draw(count, seed=0, solver=solver)
+    seconds = (time.process_time() - started) / count
+    figures = {
+        "evaluations": float(found.evaluations.double().mean()),
+        "failed": sum(status is not Status.SUCCESS for status in found.status),
+        "cpu_seconds_a_molecule": seconds,
+        **metrics(found.clouds),
+    }
+    print(solver.method, solver.steps, json.dumps(figures))
+    return figures
+
+
+def metrics(clouds: Clouds) -> dict[str, Any]:
+    """Metrics of the distance tables with their intervals."""
+    return {
+        name: {"value": each.value, "low": each.low, "high": each.high}
+        for name, each in table_metrics(bonds_of(clouds)).items()
+    }
+
+
+def scores(flow: MolecularFlow, clouds: Clouds) -> dict[str, Any]:
+    """The bound by tolerance, with the exact trace and the same features at each."""
+    found: dict[str, Any] = {"molecules": len(clouds), "draws": DRAWS}
+    tightest = None
+    for tolerance in TOLERANCES:
+        solver = Solver(rtol=tolerance, atol=tolerance)
+        started = time.process_time()
+        scored = flow.score(clouds, draws=DRAWS, seed=0, solver=solver)
+        seconds = (time.process_time() - started) / len(clouds)
+        nll = negative_log_likelihood(scored.log_prob)
+        tightest = scored.log_prob if tightest is None else tightest
+        off = (scored.log_prob - tightest).abs()
+        found[f"{tolerance:g}"] = {
+            "nll": nll.value,
+            "nll_se": nll.se,
+            "terms": {name: float(term.mean()) for name, term in scored.terms.items()},
+            "mean_standard_error": float(scored.log_prob_se.mean()),
+            "off_mean": float(off.mean()),
+            "off_max": float(off.max()),
+            "evaluations": float(scored.evaluations.double().mean()) / DRAWS,
+            "cpu_seconds_a_molecule": seconds,
+        }
+        print(tolerance, json.dumps(found[f"{tolerance:g}"]))
+    again = flow.score(clouds, draws=DRAWS, seed=1).log_prob
+    first = flow.score(clouds, draws=DRAWS, seed=0).log_prob
+    apart = (again - first).abs()
+    found["two_scorings"] = {"apart_mean": float(apart.mean()), "apart_max": float(apart.max())}
+    print(found["two_scorings"])
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Whole molecules through the command line: train, resume, sample, score, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import contents
+
+import eqflow
+from eqflow.cli.main import main
+from eqflow.flows import MolecularFlow
+from eqflow.geometry import Clouds
+
+TINY = [
+    "data.source=g2",
+    "data.elements=[H,C,O]",
+    "data.validation=0.2",
+    "data.test=0.2",
+    "model.layers=1",
+    "model.width=8",
+    "solver.method=rk4",
+    "solver.steps=3",
+    "train.steps=6",
+    "train.batch_size=4",
+    "train.validate_every=3",
+    "train.checkpoint_every=2",
+    "train.final_structures=3",
+    "train.tensorboard=false",
+]
+
+
+def train(folder: Path, *more: str) -> int:
+    return main(["train", *TINY, f"run.dir={folder}", *more])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("joint") / "run"
+    assert train(folder, "model=categorical_egnn") == 0
+    return folder
+
+
+def test_a_run_knows_its_atoms_sizes_and_scale(run: Path) -> None:
+    flow = eqflow.load(run)
+    assert isinstance(flow, MolecularFlow)
+    assert flow.elements == (1, 6, 8)
+    assert float(flow.sizes.log_probs.exp().sum()) == pytest.approx(1)
+    assert 0.5 < flow.actnorm.position_log_scale.exp().item() < 3
+    assert "atoms: H, C, O" in (run / "log.txt").read_text()
+
+
+def test_the_summary_has_likelihoods_and_metrics_of_draws(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"val_nll", "test_nll_se", "atoms_stable", "molecules_stable", "valid"} <= set(summary)
+    assert summary["drawn"] == 3
+    low, high = summary["atoms_stable_interval"]
+    assert low <= summary["atoms_stable"] <= high
+
+
+def test_sampling_and_scoring_need_the_run_alone(run: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn.extxyz"
+    assert main(["sample", f"run={run}", "n=3", f"out={drawn}"]) == 0
+    scores = tmp_path / "scores.csv"
+    assert main(["score", f"run={run}", f"data.path={drawn}", "draws=2", f"out={scores}"]) == 0
+    head, *rows = scores.read_text().splitlines()
+    assert len(rows) == 3
+    assert {"log_prob_size", "minus_log_q", "importance_gain"} <= set(head.split(","))
+
+
+def test_a_run_in_two_parts_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    same = ["model=categorical_egnn", "train.schedule=constant"]
+    assert train(whole, *same) == 0
+    assert train(halves, *same, "train.steps=3") == 0
+    assert train(halves, *same) == 0
+    first, second = (eqflow.load(folder).state_dict() for folder in (whole, halves))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("dequantiser", ["argmax", "uniform", "gaussian"])
+def test_the_published_field_is_trained_by_flow_matching(dequantiser: str, tmp_path: Path) -> None:
+    words = [f"model.dequantiser={dequantiser}", "model.integers=[atomic_number]"]
+    assert train(tmp_path / "run", "model=joint_egnn", *words) == 0
+    assert eqflow.load(tmp_path / "run").integer_features == ("atomic_number",)
+
+
+def test_the_published_flow_is_trained_by_maximum_likelihood(tmp_path: Path) -> None:
+    words = ["model=joint_egnn", "objective=maximum_likelihood", "train.steps=2"]
+    assert train(tmp_path / "run", *words, "model.dequantiser_layers=1") == 0
+    metrics = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "nll" in metrics.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=joint_egnn"], "model.dequantiser: found variational"),
+        (["model=categorical_egnn", "model.feature_spread=0"], "model.feature_spread: found 0"),
+        (["model=categorical_egnn", "model.dequantiser=argmax"], "only with model=joint_egnn"),
+        (["model=joint_egnn", "model.integers=[spin]"], "spin"),
+        (["model=categorical_egnn", "objective.feature_weight=-1"], "objective.feature_weight"),
+        (["model=joint"], "model has no option"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_made(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", *words) == 2
+    assert says in capsys.readouterr().err
+    assert contents(tmp_path) == {}
+
+
+def test_own_molecules_with_charges_by_path_alone(tmp_path: Path) -> None:
+    """Ammonium, methoxide and methane in one file: types, sizes and scale are found in it."""
+    path = tmp_path / "ions.npz"
+    drawn = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    numbers, charges = torch.tensor([7, 1, 1, 6, 1]), torch.tensor([1, 0, 0, -1, 0])
+    clouds = Clouds(drawn, torch.arange(0, 61, 5), numbers.repeat(12), charges=charges.repeat(12))
+    clouds.write(path)
+    words = [f"data.path={path}", "data.source=file", "data.elements=[]", "model=categorical_egnn"]
+    assert train(tmp_path / "run", *words) == 0
+    flow = eqflow.load(tmp_path / "run")
+    assert flow.types.numbers == (1, 6, 7)
+    assert flow.types.charges == (0, -1, 1)
+    assert flow.sample(2, seed=0).charges is not None
+    assert train(tmp_path / "neutral", *words, "data.charges=false") == 0
+    assert eqflow.load(tmp_path / "neutral").types.charges is None
