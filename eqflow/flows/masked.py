@@ -32,6 +32,7 @@ from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.flows.whole_molecules import AbstractMolecularFlow
 from eqflow.geometry import Clouds, Segments, centred
+from eqflow.nn import AbstractMaskedField
 
 NO_LIKELIHOOD = (
     "score: found a model whose atoms are masked and revealed (model=masked_egnn), which has no "
@@ -77,7 +78,8 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
         if not (scale > 0 and math.isfinite(scale)):
             raise UsageError(f"MaskedMolecularFlow: found scale {scale}, expected positive.")
         self.types = AtomTypes(tuple(elements), None if charges is None else tuple(charges))
-        found = getattr(continuous.field, "categories", None)
+        field = continuous.field
+        found = field.categories if isinstance(field, AbstractMaskedField) else None
         if found != len(self.types):
             raise UsageError(
                 f"MaskedMolecularFlow: found a field that predicts {found or 'no'} categories, "
