@@ -44,7 +44,7 @@ def run(config: SampleConfig) -> ExitCode:
 
     terminal = Terminal()
     terminal.line(f"sample {config.n:,} structures from {config.run} by {solver.method}, to {out}")
-    for line in notices:
+    for line in [*notices, *_beyond(makeup, flow)]:
         terminal.line(line)
     parts: list[Clouds] = []
     evaluations = failed = 0
@@ -71,6 +71,8 @@ def run(config: SampleConfig) -> ExitCode:
             "solver.method=rk4 or a larger solver.step_limit."
         )
     samples = Clouds.join(parts)
+    if lost := _not_held(samples, ending):
+        terminal.line(f"{ending} holds no {lost}: they are left out; .extxyz holds them")
     if config.bonds and ending == ".sdf" and samples.numbers is not None:
         terminal.line(_written_with_bonds(samples, out, terminal))
     else:
@@ -80,6 +82,25 @@ def run(config: SampleConfig) -> ExitCode:
         terminal.line(f"left out: {failed} structures whose integration failed")
     terminal.line(f"done: {len(samples):,} structures in {out}")
     return ExitCode.PARTIAL if failed else ExitCode.DONE
+
+
+def _beyond(makeup: dict[str, list[Any]], flow: Flow | AbstractMolecularFlow) -> Iterator[str]:
+    """A line where molecules of sizes are asked for that no training molecule has."""
+    if isinstance(flow, AbstractMolecularFlow) and "sizes" in makeup:
+        known = flow.sizes.sizes
+        if strange := sorted(set(makeup["sizes"]) - set(known.tolist())):
+            shown = ", ".join(map(str, strange[:5])) + (", …" if len(strange) > 5 else "")
+            yield (
+                f"no training molecule has {shown} atoms (they have {int(known.min())} to "
+                f"{int(known.max())}): what is drawn there is extrapolated"
+            )
+
+
+def _not_held(samples: Clouds, ending: str) -> str:
+    """What structures have that a format does not hold."""
+    numbers = "elements" if samples.numbers is not None and ending == ".npy" else ""
+    charges = "formal charges" if samples.charges is not None and ending in (".npy", ".xyz") else ""
+    return " and ".join(filter(None, (numbers, charges)))
 
 
 def _written_with_bonds(samples: Clouds, out: Path, terminal: Terminal) -> str:

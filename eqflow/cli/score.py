@@ -22,12 +22,13 @@ from eqflow.data.files import READERS
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError, ExitCode, UsageError
 from eqflow.evaluate import negative_log_likelihood
-from eqflow.flows import Flow, MaskedMolecularFlow, MolecularFlow, Scores, Status
+from eqflow.flows import BoundScores, Flow, MaskedMolecularFlow, MolecularFlow, Scores, Status
 from eqflow.flows.masked import NO_LIKELIHOOD
 from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
 
 BATCH = 256  # structures between two lines of progress
+FEW_DRAWS = 3
 
 
 def run(config: ScoreConfig) -> ExitCode:
@@ -65,12 +66,15 @@ def run(config: ScoreConfig) -> ExitCode:
         terminal.line(f"skipped: {line}")
     if clouds.numbers is not None and not flow.elements:
         terminal.line("the elements are ignored: this model knows none")
+    if line := _of_charges(kept, flow):
+        terminal.line(line)
     for line in given_in(kept, flow):
         terminal.line(line)
     if cost := plan.cost(flow, kept.sizes, solver, options.get("draws", 1)):
         terminal.line(cost)
     rows: dict[int, list[str]] = {}
     parts: list[Scores] = []
+    few = 0  # bounds that a draw or two decide
     together = max(1, BATCH // options.get("draws", 1))
     for part in plan.parts:
         for first in range(0, len(part.places), together):
@@ -84,6 +88,8 @@ def run(config: ScoreConfig) -> ExitCode:
                 **options,
             )
             parts.append(scores)
+            if isinstance(scores, BoundScores) and part.divergence.is_exact:
+                few += int((scores.effective_draws < FEW_DRAWS).sum())
             for place, row in zip(chosen, _rows(scores, batch, part.name), strict=True):
                 rows[places[place]] = [str(places[place]), *row]
             terminal.counted(len(rows), len(kept), "structures")
@@ -97,6 +103,11 @@ def run(config: ScoreConfig) -> ExitCode:
     nll = negative_log_likelihood(torch.cat([part.log_prob for part in parts]))
     if nll.count:
         terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
+    if few and options["draws"] > 1:
+        terminal.line(
+            f"{few:,} bounds rest on fewer than {FEW_DRAWS} of their draws: they are loose and "
+            "their errors too small; a larger draws= tightens them"
+        )
     ended = Counter(status for part in parts for status in part.status)
     del ended[Status.SUCCESS]
     for status, count in ended.items():
@@ -106,6 +117,17 @@ def run(config: ScoreConfig) -> ExitCode:
     if not nll.count and ended[Status.IMPOSSIBLE_SIZE] < len(kept):
         return ExitCode.NUMERICAL
     return ExitCode.PARTIAL if ended or skipped else ExitCode.DONE
+
+
+def _of_charges(clouds: Clouds, flow: Flow | MolecularFlow) -> str:
+    """What becomes of formal charges, where structures and model differ in knowing them."""
+    modelled = isinstance(flow, MolecularFlow) and flow.models_charges
+    if clouds.charges is not None and not modelled:
+        charged = int((clouds.segments.sum(clouds.charges.abs()) > 0).sum())
+        return f"the formal charges of {charged:,} structures are ignored: this model knows none"
+    if clouds.charges is None and modelled:
+        return "no formal charge is stated: all atoms are taken for neutral"
+    return ""
 
 
 def _of_joint_models(config: ScoreConfig, flow: Flow | MolecularFlow) -> dict[str, Any]:

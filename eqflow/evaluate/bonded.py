@@ -1,7 +1,9 @@
 """Molecules with bonds: those RDKit perceives, or else those of the distance tables.
 
 A perceived molecule is a whole: its bonds have a meaning only with the formal charges that RDKit
-gave its atoms, so that a nitro group has one of each sign even where no charges were known.
+gave its atoms, so that a nitro group has one of each sign where no charges were known. Where they
+are known and RDKit gives others, what it perceived is another molecule, and not taken; only among
+atoms of one element, as in a carboxylate, may they change places.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from eqflow.chem.convert import to_rdkit
-from eqflow.evaluate.bonds import bonds_of
+from eqflow.evaluate.bonds import atoms_of, bonds_of
 from eqflow.evaluate.perception import SECONDS, Perceived, perceive_each
 from eqflow.geometry import Clouds
 
@@ -31,10 +34,10 @@ def with_bonds(
 ) -> Iterator[rdkit.Chem.Mol]:
     """RDKit molecules with bonds, atoms in their order and at their positions.
 
-    Where RDKit finds no bonds that fit, as for a radical or a broken molecule, the bonds are those
-    of the published distance tables, with the charges of the clouds. The property `bonds` of a
-    molecule says which: `perceived` or `distance table`. Perceived molecules have Kekulé bonds;
-    none is sanitized.
+    Where RDKit finds no bonds that fit, as for a radical or a broken molecule, or only with other
+    charges than those of the atoms, the bonds are those of the published distance tables, with the
+    charges of the clouds. The property `bonds` of a molecule says which: `perceived` or `distance
+    table`. Perceived molecules have Kekulé bonds; none is sanitized.
 
     Args:
         clouds: Molecules, positions in Å.
@@ -54,21 +57,42 @@ def with_bonds(
 
 
 def _bonded(cloud: Clouds, read: Perceived) -> rdkit.Chem.Mol:
-    if read.molfile:
-        molecule = _as_read(cloud, read.molfile)
-    else:
+    molecule = _as_read(cloud, read.molfile) if read.molfile else None
+    origin = TABLE if molecule is None else PERCEIVED
+    if molecule is None:
         (molecule,) = bonds_of(cloud).to_rdkit()
-    molecule.SetProp(ORIGIN, PERCEIVED if read.molfile else TABLE)
+    molecule.SetProp(ORIGIN, origin)
     return molecule
 
 
-def _as_read(cloud: Clouds, molfile: str) -> rdkit.Chem.Mol:
-    """The atoms of a cloud with the bonds and charges of a molfile, whose positions are rounded."""
+def _as_read(cloud: Clouds, molfile: str) -> rdkit.Chem.Mol | None:
+    """The atoms of a cloud with the bonds and charges of a molfile, whose positions are rounded.
+
+    None where the cloud has other charges.
+    """
     from rdkit import Chem
 
     read = Chem.MolFromMolBlock(molfile, sanitize=False, removeHs=False)
     charges = torch.tensor([atom.GetFormalCharge() for atom in read.GetAtoms()])
+    stated = cloud.charges
+    if stated is not None and not _agree(cloud, stated, charges):
+        return None
     molecule = Chem.RWMol(to_rdkit(replace(cloud, charges=charges))[0])
     for bond in read.GetBonds():
         molecule.AddBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType())
     return molecule.GetMol()
+
+
+def _agree(cloud: Clouds, stated: Tensor, perceived: Tensor) -> bool:
+    """Whether perceived charges may stand for those that a molecule has.
+
+    Charges that are all 0 may be unknown: then those of a nitro group, of 1 each, are taken.
+    """
+    if not stated.any():
+        return int(perceived.abs().max()) <= 1
+    return _types(cloud, perceived) == _types(cloud, stated)
+
+
+def _types(cloud: Clouds, charges: Tensor) -> list[list[int]]:
+    """Elements of a molecule with some charges, in an order of their own."""
+    return sorted(torch.stack([atoms_of(cloud).cpu(), charges.cpu()], 1).tolist())

@@ -153,7 +153,8 @@ def out_of_distribution(
         known = _changed(clouds, corrupted) & ~real.isnan()
         values = torch.full_like(real, float("nan"))
         if known.any():
-            values[known] = _scored(score, corrupted[known.nonzero().squeeze(1)])
+            # All are scored, at the places of the real ones, so that pairs draw the same.
+            values = torch.where(known, _scored(score, corrupted), values)
         found[name] = compared(real, values, seed)
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -56,8 +57,10 @@ def molecular_laws(flow: MolecularFlow, structures: int = 8, seed: int = 0) -> I
     molecules, noise = _encoded(flow, batch, seed)
     with torch.no_grad():
         state, _ = flow.state(molecules, noise)
-    yield from velocity_laws(lambda t: _velocity(flow, t, features=False), batch, seed)
-    yield from _feature_laws(flow, batch, seed)
+    # Laws see node features, which here are the types of atoms: an element may have several.
+    typed = replace(batch, numbers=1 + molecules.labels.kind, charges=None)
+    yield from velocity_laws(lambda t: _velocity(flow, t, features=False), typed, seed)
+    yield from _feature_laws(flow, typed, seed)
     yield from _label_laws(flow, molecules, noise, state)
     clouds = molecules.clouds
     # From noise: features made of labels that the flow holds unlikely may end where points meet,
@@ -85,10 +88,14 @@ def _encoded(flow: MolecularFlow, batch: Clouds, seed: int) -> tuple[Molecules, 
 
 
 def _velocity(flow: MolecularFlow, t: float, *, features: bool) -> Callable[..., Tensor]:
-    """The velocity of positions or of features, where features are the labels themselves."""
+    """The velocity of positions or of features, where features are the labels themselves.
+
+    It takes the place of each atom's type, plus 1, as its node feature.
+    """
 
     def velocity(x: Tensor, ptr: Tensor, h: Tensor) -> Tensor:
-        encoded = flow.encode(Clouds(x, ptr, h[:, 0].round().to(torch.int64)))
+        numbers, charges = flow.types.labels(h[:, 0].round().to(torch.int64) - 1)
+        encoded = flow.encode(Clouds(x, ptr, numbers, charges=charges))
         clouds, labels = encoded.clouds, encoded.labels
         # Not the centred positions: the law is about the field, which must not see the centre.
         state = torch.cat([x, flow.dequantiser.numbers(labels, x)], 1)

@@ -50,14 +50,22 @@ class BoundScores(Scores):
     """Lower bounds on log-likelihoods.
 
     `log_prob` is the bound of all draws, `log_prob_se` its standard error over draws (of features,
-    and of probes where the trace is estimated), NaN for a single one. `terms` are means over draws,
-    and `importance_gain` what weighting the draws adds.
+    and of probes where the trace is estimated), NaN for a single one; by the jackknife where draws
+    are weighted, and still too small where few of them have all the weight (`effective_draws`).
+    `terms` are means over draws, of weighted ones over those that count at all, and
+    `importance_gain` is what weighting the draws adds.
 
     Attributes:
         draws: The bound of each draw, shape (B, K); their spread says how loose it is.
     """
 
     draws: Tensor
+
+    @property
+    def effective_draws(self) -> Tensor:
+        """How many draws of equal weight would tell as much, `(Σ w)² / Σ w²`, shape (B,)."""
+        weights = self.draws.softmax(1)
+        return 1 / weights.square().sum(1)
 
     @classmethod
     def of_draws(
@@ -77,20 +85,22 @@ class BoundScores(Scores):
             weighted: Weight draws by importance; else their mean is taken.
         """
         draws = torch.stack(list(terms.values())).sum(0)
-        mean, count = draws.mean(1), draws.shape[1]
-        spread, log_prob = draws, mean
+        count = draws.shape[1]
+        counted = torch.ones_like(draws, dtype=torch.bool)
         if weighted:
-            log_prob = draws.logsumexp(1) - math.log(count)
-            # By the delta method: the relative error of a mean is the error of its logarithm.
-            spread = (draws - log_prob.unsqueeze(1)).exp()
+            # A draw that stands for another label has no weight, but its terms are infinite.
+            lost = draws == -math.inf
+            counted = ~lost | lost.all(1, keepdim=True)
+        mean = _mean(draws, counted)
+        log_prob = draws.logsumexp(1) - math.log(count) if weighted else mean
         error = torch.full_like(mean, float("nan"))
         if draws.numel() and count > 1:
-            error = spread.std(1) / math.sqrt(count)
+            error = _jackknife(draws) if weighted else draws.std(1) / math.sqrt(count)
         ended = [status[i : i + count] for i in range(0, len(status), count)]
         return cls(
             log_prob,
             error,
-            {name: term.mean(1) for name, term in terms.items()}
+            {name: _mean(term, counted) for name, term in terms.items()}
             | {"importance_gain": log_prob - mean},
             evaluations.sum(1),
             tuple(_worst(each) for each in ended),
@@ -160,6 +170,23 @@ class DrawnMolecules(Drawn):
             tuple(status for part in parts for status in part.status),
             torch.cat([part.integers for part in parts]),
         )
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of those values (B, K) that are counted, shape (B,)."""
+    return torch.where(counted, values, torch.zeros_like(values)).sum(1) / counted.sum(1)
+
+
+def _jackknife(draws: Tensor) -> Tensor:
+    """Standard error of the weighted bound of K draws (B, K), each left out in turn.
+
+    Reference: An introduction to the bootstrap (Efron, Tibshirani, 1993), eq. 11.5.
+    """
+    count = draws.shape[1]
+    without = draws.unsqueeze(1).repeat(1, count, 1)
+    without.diagonal(dim1=1, dim2=2).fill_(-math.inf)
+    each = without.logsumexp(2)
+    return (each.var(1, correction=0) * (count - 1)).sqrt()
 
 
 def _worst(status: Sequence[Status]) -> Status:

@@ -127,6 +127,11 @@ class Compositions:
             UnknownElement: If it holds an element that is not the model's.
             UsageError: If there is none.
         """
+        enough = self.contain(fragment)
+        return Compositions(self.elements, self.counts[enough], self.weights[enough])
+
+    def contain(self, fragment: Clouds) -> Tensor:
+        """Which make-ups have the points of one structure, shape (M,), bool; see `containing`."""
         kind = self.types(fragment)
         needed = fragment.sizes
         if kind is not None:
@@ -138,7 +143,7 @@ class Compositions:
                 "its own; expected fewer, or pass numbers=… (or sizes=… where there are no "
                 "elements)."
             )
-        return Compositions(self.elements, self.counts[enough], self.weights[enough])
+        return enough
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor | None]:
         """Sizes (B,) and atomic numbers (N,) or None of structures of some make-ups."""

@@ -351,7 +351,8 @@ class Flow(AbstractFlow):
             source = rng.generator(seed, "sample", "compositions")
             known = self.compositions
             if sizes is None and self.properties is not None and properties:
-                places = self.properties.draw(properties, source)
+                possible = None if given is None else known.contain(given.fragment)
+                places = self.properties.draw(properties, source, possible)
                 lengths, elements = known.at(places)
             else:
                 known = known if given is None else known.containing(given.fragment)

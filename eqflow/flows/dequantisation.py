@@ -149,9 +149,9 @@ class UniformDequantiser(AbstractDequantiser):
 class GaussianDequantiser(AbstractDequantiser):
     """Normal around the one-hot vector and the middle between an integer and the next.
 
-    Clusters well apart, as flow matching learns them best. A value that stands for another label,
-    which is rarer than once in 10⁵ atoms for a spread of 0.15, has `log q = ∞`: it adds nothing to
-    an average of `p(v) / q(v)`.
+    Clusters well apart, as flow matching learns them best. A value that stands for another label
+    has `log q = ∞`: it adds nothing to an average of `p(v) / q(v)`. With the default spread that is
+    one in 10¹¹ atoms for a type, and one in 2 million for an integer, whose neighbours are nearer.
 
     Args:
         kinds, integers: As in `AbstractDequantiser`.

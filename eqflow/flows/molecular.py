@@ -127,6 +127,11 @@ class MolecularFlow(AbstractMolecularFlow):
         self.published_actnorm = published_actnorm
         self.properties = properties
 
+    @property
+    def models_charges(self) -> bool:
+        """Whether formal charges are part of what its atoms are."""
+        return self.types.charges is not None or "formal_charge" in self.integer_features
+
     def encode(self, clouds: Clouds) -> Molecules:
         """Clouds in the data's units as the flow takes them.
 
@@ -155,7 +160,8 @@ class MolecularFlow(AbstractMolecularFlow):
             molecules.clouds,
             molecules.context,
             kinds=molecules.labels.kind,
-            log_density=self.sizes.log_prob(molecules.clouds.lengths).to(log_q) + log_det - log_q,
+            # Of a size's probability, 0 for one that no training molecule has, nothing is learned.
+            log_density=log_det - log_q,
         )
 
     @torch.no_grad()

@@ -29,8 +29,8 @@ class Batch(NamedTuple):
         context: Fixed node features, shape (N, C), or None.
         types: Points of one type may change places in the noise, shape (N,), int64; None: all may.
         kinds: Category that the features of each point stand for, shape (N,), int64, or None.
-        log_density: What the log-density of a structure has besides that of its state, shape (B,),
-            or None.
+        log_density: What the log-density of a structure has besides that of its state and that of
+            its size, shape (B,), or None.
     """
 
     x: Tensor

@@ -1,8 +1,8 @@
 r"""Properties of whole structures that a flow is conditioned on, as context of their points.
 
-Each point is given, for each property `c` of its structure, the pair `((c − μ) / σ, 1)` where it is
-known, with mean and standard deviation of the training structures, and `(0, 0)` where it is not. A
-flow trained with some of them dropped (`PropertyDropout`) is one flow for any of them known: none
+Each point is given, for each property `c` of its structure, `(c − μ) / σ` with mean and standard
+deviation of the training structures, or 0 where it is not known; and then, for each, whether it is.
+A flow trained with some of them dropped (`PropertyDropout`) is one flow for any of them known: none
 known is the unconditional density.
 
 How many points there are, and of which elements, says much about a property and is no part of a
@@ -152,7 +152,12 @@ class Properties:
                     )
         return lines
 
-    def draw(self, properties: Mapping[str, Tensor], source: torch.Generator) -> Tensor:
+    def draw(
+        self,
+        properties: Mapping[str, Tensor],
+        source: torch.Generator,
+        possible: Tensor | None = None,
+    ) -> Tensor:
         """Make-ups of structures near those that have some properties, shape (B,).
 
         Structures of which a property asked for is unknown are never near; where nothing is asked
@@ -161,7 +166,19 @@ class Properties:
         Args:
             properties: Of each structure, shape (B,), as `asked` gives them.
             source: Where the draws come from.
+            possible: Which make-ups of the flow's list may be drawn, (M,), bool; all where None.
+
+        Raises:
+            UsageError: If no training structure has a possible one.
         """
+        allowed = torch.ones_like(self.makeups, dtype=torch.bool)
+        if possible is not None:
+            allowed = possible[self.makeups]
+        if not allowed.any():
+            raise UsageError(
+                "properties: no training structure whose properties are known has the fixed atoms "
+                "in it. Say the sizes (or numbers) of what is to be drawn."
+            )
         count = len(next(iter(properties.values())))
         unknown = torch.full((count,), math.nan, dtype=torch.float64)
         values = torch.stack([properties.get(name, unknown) for name in self.names], 1)
@@ -169,7 +186,7 @@ class Properties:
         wanted, which = standard.unique(dim=0, return_inverse=True)
         drawn = torch.zeros(count, dtype=torch.int64)
         for place, each in enumerate(wanted):
-            near = self._near(each)
+            near = self._near(each, allowed)
             rows = (which == place).nonzero().squeeze(1)
             chosen = torch.multinomial(near, len(rows), replacement=True, generator=source)
             drawn[rows] = self.makeups[chosen]
@@ -209,14 +226,17 @@ class Properties:
         columns = zip(self.names, self.low.tolist(), self.high.tolist(), strict=True)
         return ", ".join(f"{name} ({low:g} to {high:g})" for name, low, high in columns)
 
-    def _near(self, wanted: Tensor) -> Tensor:
-        """1 for examples as near as the √R-th, 0 for others, shape (R,); what is not asked is ∞."""
+    def _near(self, wanted: Tensor, allowed: Tensor) -> Tensor:
+        """1 for allowed examples as near as the √R-th of them, 0 for others, shape (R,).
+
+        What is not asked is ∞. Of examples equally near all count.
+        """
         asked = wanted.isfinite()
         distance = (self.examples[:, asked] - wanted[asked]).square().sum(1)
-        distance = distance.nan_to_num(nan=math.inf)
+        distance = distance.nan_to_num(nan=math.inf).masked_fill(~allowed, math.inf)
         known = int(distance.isfinite().sum())
         limit = distance.sort().values[max(1, math.isqrt(known)) - 1] if asked.any() else math.inf
-        return (distance <= limit).double()
+        return ((distance <= limit) & allowed).double()
 
 
 def as_asked(properties: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,12 +11,15 @@ from eqflow.flows.objectives import AbstractObjective, Batch, Loss
 
 
 class PropertyDropout(AbstractObjective):
-    """An objective whose structures lose all their properties now and then.
+    """An objective whose structures lose properties now and then.
+
+    All of them with a probability, as unconditional draws need; and of several, each one besides
+    with the same, so that any of them may be known alone.
 
     Args:
         objective: What is minimised.
-        width: Last context features that are properties.
-        probability: How often a structure loses them.
+        width: Last context features that are properties, twice their number.
+        probability: How often a structure loses all, and how often each.
 
     Raises:
         UsageError: If it is no probability.
@@ -41,7 +44,13 @@ class PropertyDropout(AbstractObjective):
                 f"PropertyDropout: found a batch without context, expected {self.width} features "
                 "of properties in it."
             )
-        kept = rng.uniform((batch.clouds.count,), batch.x, source) >= self.probability
+        count, properties = batch.clouds.count, self.width // 2
+        kept = rng.uniform((count, 1), batch.x, source) >= self.probability
+        if properties > 1:
+            each = rng.uniform((count, properties), batch.x, source) >= self.probability
+            kept = kept & each
+        # Values and then whether they are known, see `Properties.context`.
         context = batch.context.clone()
-        context[:, -self.width :] *= batch.clouds.expand(kept).unsqueeze(1).to(context)
+        lasting = kept.expand(count, properties).repeat(1, 2)
+        context[:, -self.width :] *= batch.clouds.expand(lasting).to(context)
         return self.objective(flow, batch._replace(context=context), source)

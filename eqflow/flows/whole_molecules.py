@@ -59,7 +59,8 @@ class AbstractMolecularFlow(AbstractFlow):
             raise UsageError(f"sample: found n = {count}, expected at least 1.")
         source = rng.generator(seed, "sample", "sizes")
         if sizes is None and self.properties is not None and properties:
-            sizes = self.sizes.sizes[self.properties.draw(properties, source)].tolist()
+            places = self.properties.draw(properties, source, self.sizes.sizes >= least)
+            sizes = self.sizes.sizes[places].tolist()
         lengths = self.sizes.draw(count, source, sizes, least)
         segments = Segments.of_lengths(lengths)
         x = torch.zeros(segments.rows, self.dimension)

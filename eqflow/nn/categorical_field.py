@@ -15,8 +15,8 @@ Given the category the velocity is known, so that only the category has to be le
     p = \mathrm{softmax}\big(\ell + (1 - t)\, a \, h_t / \sigma_t^2 \big) .
 
 The second term of the logits is what a point's own features say, and exact; the first, `ℓ`, is what
-the network reads off the others and off the positions. So features end in one of the categories'
-densities however roughly the network was trained.
+the network reads off the others and off the positions. With nothing learned features end in one of
+the categories' densities; a network that jumps about bends these.
 
 Reference: Variational Flow Matching for Graph Generation (Eijkelboom et al., 2024),
 arXiv:2406.04843, which predicts the categories alike, without a share for a point's own features.
@@ -57,8 +57,8 @@ class CategoricalEGNNField(AbstractField):
 
     :math:`\dot x = x^L - x + \frac{2 t - 1}{(1 - t)^2 + t^2} x` with
     :math:`(x^L, \ell) = \mathrm{EGNN}(x, [\mathrm{softmax}(\cdot), \mathrm{context}, \tau(t)])`,
-    the mean removed. The term in `x` is the velocity if data were normal: exact at both ends, so
-    that the network has what lies between to learn. The network sees a point's features as the
+    the mean removed. The term in `x` is the velocity if data were normal and noise independent,
+    so that the network has the rest to learn. The network sees a point's features as the
     posterior that they alone imply. A state is `[x, h]`, shape (N, d + K).
 
     Args:

@@ -67,8 +67,12 @@ class Motion:
         """
         x = rotate(batch.x.to(self.rotation.dtype), self.rotation, batch.segments)
         x = x + batch.segments.expand(self.translation)
-        numbers = None if batch.numbers is None else batch.numbers[self.order]
-        return replace(batch, x=x.to(batch.x.dtype)[self.order], numbers=numbers)
+        numbers, charges = (
+            None if labels is None else labels[self.order]
+            for labels in (batch.numbers, batch.charges)
+        )
+        x = x.to(batch.x.dtype)[self.order]
+        return replace(batch, x=x, numbers=numbers, charges=charges)
 
 
 def random_motions(

@@ -24,7 +24,7 @@ from eqflow.data import (
     surfaces,
     with_known_elements,
 )
-from eqflow.errors import DataError, UsageError
+from eqflow.errors import DataError, UnknownElement, UsageError
 from eqflow.flows import AtomTypes, Compositions, Properties, Sizes
 from eqflow.geometry import Clouds, centred, degrees_of_freedom
 from eqflow.targets import AbstractTarget, target_by_name
@@ -78,6 +78,11 @@ def load_dataset(
     elements = tuple(sorted({atomic_number(name) for name in config.elements}))
     clouds, unknown = with_known_elements(clouds, elements, config.on_problem)
     skipped = [*skipped, *unknown]
+    if integer_features is not None and clouds.numbers is None:
+        raise UnknownElement(
+            "data: found structures without elements, expected molecules: a joint model is of what "
+            "atoms are as well. Give a format with elements, or model=egnn."
+        )
     wrong = clouds.dimension != config.dimension
     if wrong:
         raise DataError(

@@ -56,6 +56,7 @@ def final_figures(
         scores = flow.score(clouds, divergence=divergence, seed=seed)
         nll = negative_log_likelihood(scores.log_prob)
         figures |= {name: nll.value, f"{name}_se": nll.se, f"{name}_count": nll.count}
+        figures[f"{name}_left_out"] = len(clouds) - nll.count
         figures[f"{name}_evaluations"] = int(scores.evaluations.max())
     if isinstance(flow, AbstractMolecularFlow):
         figures |= _of_molecules(flow, most, seed)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from eqflow import storage
+from eqflow.data.files import WRITERS
 from eqflow.errors import StorageError, UsageError
 
 CONFIG = "config.yaml"
@@ -85,8 +86,8 @@ def append(path: Path, text: str) -> None:
 def fingerprint(path: str | None) -> dict[str, str] | None:
     """Where data came from and their SHA-256, or None where they are generated.
 
-    That of a folder is the one of its list of files, those hidden and those in folders within it
-    left out: a line `sha256  name` each, as `sha256sum *` prints them, by name.
+    That of a folder is the one of the list of files that are read of it: a line `sha256  name`
+    each, as `sha256sum` prints them, by name.
     """
     if path is None:
         return None
@@ -96,9 +97,9 @@ def fingerprint(path: str | None) -> dict[str, str] | None:
 
 
 def _sha256_of_folder(folder: Path) -> str:
-    names = sorted(item.name for item in folder.iterdir() if item.is_file())
-    shown = (name for name in names if not name.startswith("."))
-    lines = [f"{storage.sha256_of(folder / name)}  {name}\n" for name in shown]
+    files = sorted(item for item in folder.iterdir() if item.is_file() and item.name[0] != ".")
+    read = [file for file in files if file.suffix.lower() in WRITERS] or files
+    lines = [f"{storage.sha256_of(file)}  {file.name}\n" for file in read]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

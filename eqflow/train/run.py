@@ -331,7 +331,9 @@ class Run:
             "valid",
         ):
             if name in summary:
-                self.report(f"{name}: {summary[name]:.4g}" + _error(summary, name))
+                left_out = summary.get(f"{name}_left_out", 0)
+                without = f", without {left_out} of probability 0 or failed" if left_out else ""
+                self.report(f"{name}: {summary[name]:.4g}" + _error(summary, name) + without)
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

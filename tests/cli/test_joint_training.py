@@ -127,3 +127,57 @@ def test_own_molecules_with_charges_by_path_alone(tmp_path: Path) -> None:
     assert flow.sample(2, seed=0).charges is not None
     assert train(tmp_path / "neutral", *words, "data.charges=false") == 0
     assert eqflow.load(tmp_path / "neutral").types.charges is None
+
+
+@pytest.fixture(scope="module")
+def ions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on ions, in which nitrogen has two types."""
+    folder = tmp_path_factory.mktemp("ions")
+    numbers, charges = torch.tensor([7, 1, 1, 6, 7]), torch.tensor([1, 0, 0, -1, 0])
+    drawn = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    Clouds(drawn, torch.arange(0, 61, 5), numbers.repeat(12), charges=charges.repeat(12)).write(
+        folder / "ions.npz"
+    )
+    words = [f"data.path={folder / 'ions.npz'}", "data.source=file", "data.elements=[]"]
+    assert train(folder / "run", *words, "model=categorical_egnn", "train.final_structures=0") == 0
+    return folder
+
+
+def test_the_laws_hold_on_a_model_of_charged_atoms(ions: Path) -> None:
+    assert main(["check", f"run={ions / 'run'}", "structures=2"]) == 0
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "sdf", "npz"])
+def test_drawn_charges_are_those_in_the_file(ions: Path, ending: str, tmp_path: Path) -> None:
+    drawn, expected = tmp_path / f"drawn.{ending}", eqflow.load(ions / "run").sample(6, seed=0)
+    assert main(["sample", f"run={ions / 'run'}", "n=6", f"out={drawn}"]) == 0
+    assert torch.equal(eqflow.read(drawn).charges, expected.charges)
+
+
+def test_what_becomes_of_charges_is_said(
+    ions: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = tmp_path / "drawn.xyz"
+    assert main(["sample", f"run={ions / 'run'}", "n=2", f"out={drawn}"]) == 0
+    assert ".xyz holds no formal charges" in capsys.readouterr().out
+    charged = Clouds(
+        torch.eye(3), torch.tensor([0, 3]), torch.tensor([8, 1, 6]), charges=torch.tensor([1, 0, 0])
+    )
+    charged.write(tmp_path / "ion.npz")
+    words = ["draws=1", "divergence=hutchinson", f"out={tmp_path / 'scores.csv'}"]
+    main(["score", f"run={run}", f"data.path={tmp_path / 'ion.npz'}", *words])
+    assert "formal charges of 1 structures are ignored" in capsys.readouterr().out
+
+
+def test_sizes_beyond_training_are_said_to_be_extrapolated(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", f"run={run}", "n=2", "sizes=60", f"out={tmp_path / 'a.npz'}"]) == 0
+    assert "no training molecule has 60 atoms" in capsys.readouterr().out
+
+
+def test_a_joint_model_needs_elements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Clouds(torch.randn(20, 3), torch.arange(0, 21, 5)).write(tmp_path / "bare.npz")
+    words = [f"data.path={tmp_path / 'bare.npz'}", "data.source=file", "data.elements=[]"]
+    assert train(tmp_path / "run", *words, "model=categorical_egnn") == 3
+    assert "without elements" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from eqflow.errors import UnknownElement, UsageError
 from eqflow.flows import (
     ActNorm,
     ArgmaxDequantiser,
+    BoundScores,
     ContinuousFlow,
     Exact,
     FlowMatching,
@@ -129,7 +130,9 @@ def test_maximum_likelihood_minimises_the_bound() -> None:
     encoded = flow.encode(clouds)
     source = rng.generator(5, "features")
     noise = flow.dequantiser.noise(len(encoded.x), encoded.x, source)
-    torch.testing.assert_close(loss.value, -flow.bound(encoded, noise).total.mean())
+    bound = flow.bound(encoded, noise)
+    given_size = bound.total - bound.terms["log_prob_size"]
+    torch.testing.assert_close(loss.value, -given_size.mean())
     loss.value.backward()
     unmoved = [name for name, weight in flow.named_parameters() if weight.grad is None]
     assert [name for name in unmoved if "dequantiser" not in name] == []
@@ -386,3 +389,23 @@ def test_parts_that_do_not_fit_are_an_error() -> None:
         MolecularFlow(field, dequantiser, ActNorm(3), SIZES, (1, 6))
     with pytest.raises(UsageError, match="integer features"):
         MolecularFlow(field, two, ActNorm(3), SIZES, (1, 6), ("spin",))
+
+
+def test_the_error_of_weighted_draws_is_that_of_drawing_again() -> None:
+    draws = 3 * torch.randn(4000, 8, dtype=torch.float64, generator=rng.generator(0, "draws"))
+    scores = BoundScores.of_draws(
+        {"bound": draws}, torch.ones(4000, 8), [Status.SUCCESS] * 32000, weighted=True
+    )
+    assert 0.7 < float(scores.log_prob_se.mean() / scores.log_prob.std()) < 1.1
+    assert (scores.effective_draws >= 1).all()
+    assert (scores.effective_draws <= 8).all()
+
+
+def test_a_draw_of_another_label_has_no_weight_and_leaves_terms_finite() -> None:
+    draws = torch.tensor([[1.0, 2.0, -math.inf]], dtype=torch.float64)
+    terms = {"log_prob_base": torch.ones(1, 3).double(), "minus_log_q": draws - 1}
+    scores = BoundScores.of_draws(terms, torch.ones(1, 3), [Status.SUCCESS] * 3, weighted=True)
+    expected = math.log((math.exp(1) + math.exp(2)) / 3)
+    assert float(scores.log_prob) == pytest.approx(expected)
+    total = torch.stack(list(scores.terms.values())).sum(0)
+    torch.testing.assert_close(total, scores.log_prob)

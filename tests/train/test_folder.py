@@ -26,6 +26,7 @@ def test_that_of_a_folder_is_of_the_list_that_sha256sum_prints(tmp_path: Path) -
     expected = {"path": str(tmp_path), "sha256": sha256(listed.encode())}
     assert fingerprint(str(tmp_path)) == expected
     (tmp_path / ".hidden").write_bytes(b"three")
+    (tmp_path / "README.txt").write_bytes(b"not read")
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "c.xyz").write_bytes(b"four")
     assert fingerprint(str(tmp_path)) == expected
