@@ -18,6 +18,7 @@ from eqflow.flows.exact_cost import affordable_points, seconds_of_trace
 from eqflow.flows.steppers import TABLEAUS
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.train.build import build_divergence
+from eqflow.train.config import ExactConfig
 from eqflow.train.weights import DivergenceConfig, divergence_of_run
 
 PROBES = 4  # as of `divergence=hutchinson`
@@ -57,12 +58,15 @@ class Plan:
     def of(cls, config: ScoreConfig, flow: Flow | MolecularFlow, sizes: Tensor) -> Plan:
         """For structures of given sizes (B,), by the words of the command or else by the run.
 
+        Whole molecules are scored exactly unless told otherwise: draws of features can only be
+        weighted by bounds that are not estimates.
+
         An exact trace that was asked for in so many words has no limit but one given as well.
 
         Raises:
             UsageError: If `exact_atoms` is out of range, or the divergence is not exact.
         """
-        chosen: DivergenceConfig = config.divergence or divergence_of_run(str(config.run))
+        chosen: DivergenceConfig = config.divergence or _default(config, flow)
         divergence, limit = build_divergence(chosen), config.exact_atoms
         if limit is not None and limit < 1:
             raise UsageError(f"exact_atoms: found {limit}, expected at least 1.")
@@ -104,3 +108,9 @@ class Plan:
             f"exact trace: about {duration(seconds)} for a structure of {points} points; "
             "exact_atoms= leaves those of more points to probes, with a standard error"
         )
+
+
+def _default(config: ScoreConfig, flow: Flow | MolecularFlow) -> DivergenceConfig:
+    if isinstance(flow, MolecularFlow):
+        return ExactConfig()
+    return divergence_of_run(str(config.run))

@@ -22,11 +22,15 @@ from eqflow.flows import (
     AbstractMolecularFlow,
     Flow,
     MaskedMolecularFlow,
+    MolecularFlow,
+    Scores,
     Status,
 )
 from eqflow.geometry import Clouds
 from eqflow.targets import AbstractTarget
 from eqflow.train.datasets import Dataset
+
+DRAWS = 2  # features drawn for each molecule: the mean over molecules is noisier than over draws
 
 
 def final_figures(
@@ -53,7 +57,10 @@ def final_figures(
     figures: dict[str, Any] = {"divergence": type(divergence).__name__.lower()}
     for part, name in (("validation", "val_nll"), ("test", "test_nll")):
         clouds = dataset.parts[part][:most]
-        scores = flow.score(clouds, divergence=divergence, seed=seed)
+        if isinstance(flow, MolecularFlow):
+            scores: Scores = flow.score(clouds, draws=DRAWS, divergence=divergence, seed=seed)
+        else:
+            scores = flow.score(clouds, divergence=divergence, seed=seed)
         nll = negative_log_likelihood(scores.log_prob)
         figures |= {name: nll.value, f"{name}_se": nll.se, f"{name}_count": nll.count}
         figures[f"{name}_left_out"] = len(clouds) - nll.count
