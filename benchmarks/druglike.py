@@ -1,8 +1,8 @@
-"""Molecules of 40 atoms drawn from a run on drug-like conformers: what they are like, what they cost.
+"""Molecules of 40 atoms drawn from a run on drug-like conformers: what they are like and cost.
 
-Measures a run of `eqflow train experiment=druglike data.path=… run.dir=…`: stability and validity of
-COUNT molecules of 40 atoms beside those of the run's held-out molecules, seconds of CPU a draw, and
-the log-likelihood of a held-out molecule by the exact trace and by probes.
+Measures a run of `eqflow train experiment=druglike data.path=… run.dir=…`: stability and validity
+of COUNT molecules of 40 atoms beside those of the run's held-out molecules, seconds of CPU a draw,
+and the log-likelihood of a held-out molecule by the exact trace and by probes.
 
     python benchmarks/druglike.py RUN_FOLDER DATA_PATH [COUNT]
 """
