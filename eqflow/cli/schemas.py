@@ -42,7 +42,9 @@ class SampleConfig:
     guidance: float = leaf(1.0, "how much properties count; 1 is the density that was trained")
     fixed: str | None = leaf(None, "file of one fragment, around which the rest is grown")
     fixed_times: int = leaf(50, "stretches between noise and data when growing")
-    fixed_rounds: int = leaf(4, "how often a stretch is travelled again: slower and less biased")
+    fixed_rounds: int = leaf(
+        4, "how often a stretch is travelled again: slower; less biased after independent coupling"
+    )
     temperature: float | None = leaf(
         None, "elements of a run of masked_egnn are drawn at it: 1 where not given"
     )

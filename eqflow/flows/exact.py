@@ -28,9 +28,9 @@ LEAST_MAPPED = 8
 class Exact(AbstractDivergence):
     """The exact trace by the cheapest route that there is.
 
-    - The field's own, where nothing is to be differentiated: `EGNNField` and `JointEGNNField` on
-      complete graphs; the former's of one layer, a radial field, is a closed form. A few clouds of
-      three or four points are done sooner by the next.
+    - The field's own, where nothing is to be differentiated and there is one, as of the fields of
+      this package on complete graphs; that of an `EGNNField` of one layer, a radial field, is a
+      closed form. A few clouds of three or four points are done sooner by the next.
     - Else `ExactForward` where the field carries tangents. On a CPU that was measured to be the
       cheapest where the trace is to be differentiated or several directions fit a pass. On a GPU
       it was chosen on paper, for launching fewer and larger kernels than pass after pass.
