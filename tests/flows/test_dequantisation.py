@@ -188,7 +188,7 @@ def test_the_average_weight_is_the_probability_of_the_label(dequantiser) -> None
     """For a normal density of features: `E[p(v) / q(v)]` is what it gives to the label's set."""
     count = 200_000
     if isinstance(dequantiser, GaussianDequantiser):
-        # Wide enough to meet the whole set, and other labels' sets as well, which count for nothing.
+        # Wide enough to meet the whole set, and those of other labels, which count for nothing.
         dequantiser = GaussianDequantiser(3, 1, spread=1.0)
     labels = Labels(torch.ones(count, dtype=torch.int64), torch.zeros(count, 1, dtype=torch.int64))
     alone = Segments.of_lengths(torch.ones(count, dtype=torch.int64))
