@@ -89,7 +89,8 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 
 def _cached(folder: Path, keep_uncharacterized: bool, progress: Progress | None) -> Clouds:
-    parsed, excluded = folder / "qm9.npz", folder / "qm9_excluded.npy"
+    # An earlier version kept no properties, in `qm9.npz`.
+    parsed, excluded = folder / "qm9_with_properties.npz", folder / "qm9_excluded.npy"
     if not (parsed.is_file() and excluded.is_file()):
         storage.require_writable(folder)
         archive = fetch(ARCHIVE_URL, folder / ARCHIVE, ARCHIVE_SHA256, progress)
