@@ -32,6 +32,23 @@ LOOP = [
     "train.final_structures=0",
     "train.device=cpu",
 ]
+# Whole molecules: words of a run on bundled ones.
+WHOLE = [
+    "data.source=g2",
+    "data.elements=[H,C,O]",
+    "data.validation=0.2",
+    "data.test=0.2",
+    "model.layers=1",
+    "model.width=8",
+    "solver.method=rk4",
+    "solver.steps=3",
+    "train.steps=6",
+    "train.batch_size=4",
+    "train.validate_every=3",
+    "train.checkpoint_every=2",
+    "train.final_structures=3",
+    "train.tensorboard=false",
+]
 MOLECULES = """\
 3
 water

@@ -35,11 +35,19 @@ def conditions_of(config: SampleConfig, flow: AbstractFlow) -> tuple[dict[str, A
             lines += [f"notice: {line}" for line in flow.properties.beyond(asked)]
     elif config.guidance != 1:
         raise UsageError(f"guidance: found {config.guidance:g}, expected properties=… with it.")
+    growing = {
+        key: value
+        for key, value in (("times", config.fixed_times), ("rounds", config.fixed_rounds))
+        if value is not None
+    }
+    if growing and config.fixed is None:
+        names = " and ".join(f"fixed_{key}" for key in growing)
+        raise UsageError(f"{names}: found without fixed=…, the fragment to grow around. Give it.")
     if config.fixed is not None:
         fragment = read(config.fixed, flow.dimension)
         if not flow.elements:
             fragment = Clouds(fragment.x, fragment.ptr)
-        fixed = Fixed(fragment, config.fixed_times, config.fixed_rounds)
+        fixed = Fixed(fragment, **growing)
         flow.batch(fragment, torch.Generator(device=next(flow.parameters()).device))
         if config.sizes is not None and config.sizes < len(fixed):
             raise UsageError(

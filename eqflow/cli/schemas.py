@@ -41,9 +41,13 @@ class SampleConfig:
     )
     guidance: float = leaf(1.0, "how much properties count; 1 is the density that was trained")
     fixed: str | None = leaf(None, "file of one fragment, around which the rest is grown")
-    fixed_times: int = leaf(50, "stretches between noise and data when growing")
-    fixed_rounds: int = leaf(
-        4, "how often a stretch is travelled again: slower; less biased after independent coupling"
+    fixed_times: int | None = leaf(
+        None, "stretches between noise and data when growing; 50 where not given"
+    )
+    fixed_rounds: int | None = leaf(
+        None,
+        "how often a stretch is travelled again, 4 where not given: slower; less biased after "
+        "independent coupling",
     )
     temperature: float | None = leaf(
         None, "elements of a run of masked_egnn are drawn at it: 1 where not given"

@@ -43,7 +43,9 @@ def with_atom_displaced(clouds: Clouds, source: torch.Generator, distance: float
     chosen = _one_of_each(clouds, source)
     way = rng.normal((len(clouds), clouds.dimension), clouds.x, source)
     way = distance * way / way.norm(dim=1, keepdim=True)
-    return clouds.with_positions(clouds.x.index_add(0, chosen, way))
+    x = clouds.x.clone()
+    x[chosen] += way
+    return clouds.with_positions(x)
 
 
 def with_element_exchanged(clouds: Clouds, source: torch.Generator) -> Clouds:

@@ -84,24 +84,22 @@ class AtomTypes:
             UnknownElement: If an atom is of none, or there are no elements.
         """
         numbers, charges = _labels(clouds)
-        keys = numbers
-        known = torch.tensor(self.numbers, device=numbers.device)
+        if charges is None:
+            charges = torch.zeros_like(numbers)
+        alike = numbers.unsqueeze(1) == torch.tensor(self.numbers, device=numbers.device)
         if self.charges is not None:
-            # Formal charges lie between −16 and 15, so a pair is one number, rising like the pairs.
-            keys = 32 * numbers + (0 if charges is None else charges)
-            known = 32 * known + torch.tensor(self.charges, device=numbers.device)
-        place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-        unknown = known[place] != keys
-        if unknown.any():
-            row = int(unknown.nonzero()[0])
+            alike &= charges.unsqueeze(1) == torch.tensor(self.charges, device=numbers.device)
+        known = alike.any(1)
+        if not known.all():
+            row = int((~known).nonzero()[0])
             cloud = int(clouds.segments.ids[row])
             where = clouds.source[cloud] if clouds.source else f"structure {cloud}"
-            charge = 0 if self.charges is None or charges is None else int(charges[row])
+            charge = 0 if self.charges is None else int(charges[row])
             raise UnknownElement(
                 f"{where}: found {shown(int(numbers[row]), charge)}, expected atoms of the model's "
                 f"types ({self}). Train with such atoms, or leave such structures out."
             )
-        return place
+        return alike.int().argmax(1)
 
     def labels(self, kinds: Tensor) -> tuple[Tensor, Tensor | None]:
         """Atomic numbers and formal charges of types, shape (N,) each."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eqflow.errors import UnknownElement, UsageError
+from eqflow.flows.atom_types import AtomTypes
 from eqflow.geometry import Clouds
 
 # Atomic numbers of one structure, (n,), or of each of several.
@@ -84,19 +85,7 @@ class Compositions:
                 "the structures have no elements, but this model is conditioned on them "
                 f"(atomic numbers {', '.join(map(str, self.elements))})."
             )
-        vocabulary = torch.tensor(self.elements, device=clouds.numbers.device)
-        place = torch.searchsorted(vocabulary, clouds.numbers).clamp(max=len(vocabulary) - 1)
-        unknown = vocabulary[place] != clouds.numbers
-        if unknown.any():
-            row = int(unknown.nonzero()[0])
-            cloud = int(clouds.segments.ids[row])
-            where = clouds.source[cloud] if clouds.source else f"structure {cloud}"
-            raise UnknownElement(
-                f"{where}: atomic number {int(clouds.numbers[row])} is not one of the model's "
-                f"({', '.join(map(str, self.elements))}). Retrain with it in data.elements, "
-                "or leave such structures out."
-            )
-        return place
+        return AtomTypes(self.elements).kinds(clouds)
 
     def places(self, clouds: Clouds) -> Tensor:
         """Place of each cloud's make-up among these, shape (B,), int64.

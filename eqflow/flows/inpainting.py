@@ -15,8 +15,8 @@ have come from states in which they fitted another draw. To let them settle, a s
 
 which takes the law of the path at `s` to that at `t`. Both this and the replaced rows have noise
 that is independent of the structure: models trained with `objective.coupling=independent` know such
-states, while with equivariant OT, the default, states half way are larger (by 0.89 to 0.51 in mean
-square on QM9), a further error that rounds repeat. With more rounds draws of a model of independent
+states, while with equivariant OT, the default, states half way are larger, a further error that
+rounds repeat. With more rounds draws of a model of independent
 noise come closer to the conditional density; they do not become exact. The bias is largest for what
 the free atoms decide early and together, where they outvote the noisy fixed ones, such as how many
 are of an element.

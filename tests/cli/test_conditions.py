@@ -197,3 +197,12 @@ def test_wrong_training_options_are_named(
 def test_words_that_say_no_property_are_named(word: str) -> None:
     with pytest.raises(UsageError, match="expected name=number"):
         properties_of([word])
+
+
+def test_rounds_without_fixed_atoms_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny.joint_run(tmp_path / "run")
+    words = ["sample", f"run={run}", "n=1", f"out={tmp_path / 'a.npz'}", "fixed_rounds=2"]
+    assert main(words) == 2
+    assert "fixed_rounds: found without fixed" in capsys.readouterr().err

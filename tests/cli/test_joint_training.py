@@ -5,33 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import contents
+from tiny import WHOLE, contents
 
 import eqflow
 from eqflow.cli.main import main
 from eqflow.flows import MolecularFlow
 from eqflow.geometry import Clouds
 
-TINY = [
-    "data.source=g2",
-    "data.elements=[H,C,O]",
-    "data.validation=0.2",
-    "data.test=0.2",
-    "model.layers=1",
-    "model.width=8",
-    "solver.method=rk4",
-    "solver.steps=3",
-    "train.steps=6",
-    "train.batch_size=4",
-    "train.validate_every=3",
-    "train.checkpoint_every=2",
-    "train.final_structures=3",
-    "train.tensorboard=false",
-]
-
 
 def train(folder: Path, *more: str) -> int:
-    return main(["train", *TINY, f"run.dir={folder}", *more])
+    return main(["train", *WHOLE, f"run.dir={folder}", *more])
 
 
 @pytest.fixture(scope="module")

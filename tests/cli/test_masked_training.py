@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import contents
+from tiny import WHOLE, contents
 
 import eqflow
 from eqflow.cli.main import main
 from eqflow.flows import MaskedMolecularFlow
 
-TINY = [
-    "model=masked_egnn",
-    "data.source=g2",
-    "data.elements=[H,C,O]",
-    "data.validation=0.2",
-    "data.test=0.2",
-    "model.layers=1",
-    "model.width=8",
-    "solver.method=euler",
-    "solver.steps=5",
-    "train.steps=6",
-    "train.batch_size=4",
-    "train.validate_every=3",
-    "train.checkpoint_every=2",
-    "train.final_structures=3",
-    "train.tensorboard=false",
-]
+TINY = [*WHOLE, "model=masked_egnn", "solver.method=euler", "solver.steps=5"]
 
 
 def train(folder: Path, *more: str) -> int:

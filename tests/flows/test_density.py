@@ -400,7 +400,7 @@ def test_elements_are_drawn_by_frequency_or_given() -> None:
     ("options", "error", "message"),
     [
         ({"sizes": 3, "numbers": [1, 1]}, UsageError, "contradict"),
-        ({"numbers": [1, 92]}, UnknownElement, "atomic number 92"),
+        ({"numbers": [1, 92]}, UnknownElement, "found U, expected"),
         ({"numbers": []}, UsageError, "atomic numbers"),
         ({"numbers": [[1, 6]]}, UsageError, "atomic numbers"),
         ({"sizes": 17}, UsageError, "no training structure has 17 points; expected 3 to 3"),
@@ -428,7 +428,7 @@ def test_other_wrong_calls_are_errors() -> None:
     with pytest.raises(UnknownElement, match="have no elements"):
         element_flow().log_prob(Clouds.from_dense(torch.zeros(1, 2, 3)))
     unknown = Clouds(torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([92]), ("sheet.xyz:3",))
-    with pytest.raises(UnknownElement, match=r"sheet\.xyz:3: atomic number 92"):
+    with pytest.raises(UnknownElement, match=r"sheet\.xyz:3: found U, expected"):
         element_flow().log_prob(unknown)
     for scale in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UsageError, match="expected a positive length"):
