@@ -1,7 +1,17 @@
-"""Pictures of what a flow does: PNG files, drawn without a screen and without global state."""
+"""Pictures of what flows and diffusions do: PNG files, drawn without screen or global state."""
 
+from eqflow.view.diffusion import accuracy_by_depth, along_depth, dominance
 from eqflow.view.histograms import bonds, distances, energies
 from eqflow.view.losses import losses
 from eqflow.view.trajectory import trajectory
 
-__all__ = ["bonds", "distances", "energies", "losses", "trajectory"]
+__all__ = [
+    "accuracy_by_depth",
+    "along_depth",
+    "bonds",
+    "distances",
+    "dominance",
+    "energies",
+    "losses",
+    "trajectory",
+]
