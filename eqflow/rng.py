@@ -56,11 +56,17 @@ def permutation(count: int, source: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def seeded(seed: int, *purpose: Purpose) -> Iterator[None]:
-    """Let code that draws from PyTorch's global CPU generator, such as layer initialisation, do so.
+def seeded(seed: int, *purpose: Purpose, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Let code that draws from PyTorch's global generators do so, such as layer initialisation.
 
-    The global state is put back afterwards.
+    That of the CPU, and that of `device` where it is a GPU. The global states are put back
+    afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(derived_seed(seed, *purpose))
+        for each in devices:
+            place = torch.cuda.current_device() if each.index is None else each.index
+            torch.cuda.default_generators[place].manual_seed(derived_seed(seed, *purpose))
         yield

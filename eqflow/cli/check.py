@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from eqflow import storage
 from eqflow.cli.schemas import CheckConfig
 from eqflow.cli.terminal import Terminal
-from eqflow.cli.trained import load_run, required_output
+from eqflow.cli.trained import load_classifier, load_run, required_output
 from eqflow.errors import ExitCode, UsageError
 from eqflow.evaluate.laws import Law, flow_laws
 from eqflow.evaluate.masked_laws import masked_laws
 from eqflow.evaluate.molecular_laws import molecular_laws
+from eqflow.evaluate.node_laws import node_laws
 from eqflow.flows import MaskedMolecularFlow, MolecularFlow
+from eqflow.train.build import TrainedFlow
+from eqflow.train.weights import classifies_nodes
 
 
 def run(config: CheckConfig) -> ExitCode:
@@ -25,19 +29,24 @@ def run(config: CheckConfig) -> ExitCode:
             "that it is independent of its batch."
         )
     out = None if config.out is None else required_output(config.out, [".json"], "check.json")
-    flow = load_run(config.run, threads=config.threads)
+    of_nodes = config.run is not None and classifies_nodes(config.run)
+    if of_nodes:
+        classifier, _ = load_classifier(config.run, threads=config.threads)
+        nodes = 2 * config.structures
+        measured, what = (
+            node_laws(classifier, nodes, config.seed),
+            f"random graphs of {nodes} nodes",
+        )
+    else:
+        flow = load_run(config.run, threads=config.threads)
+        what = f"{config.structures} of its own structures"
+        measured = _laws(flow, config)
     if out is not None:
         storage.require_writable(out.parent)
     terminal = Terminal()
     where = "" if out is None else f", to {out}"
-    terminal.line(f"check {config.run} on {config.structures} of its own structures{where}")
+    terminal.line(f"check {config.run} on {what}{where}")
     laws: list[Law] = []
-    if isinstance(flow, MaskedMolecularFlow):
-        measured = masked_laws(flow, config.structures, config.seed)
-    elif isinstance(flow, MolecularFlow):
-        measured = molecular_laws(flow, config.structures, config.seed)
-    else:
-        measured = flow_laws(flow, config.structures, config.seed)
     for law in measured:
         terminal.line(str(law))
         laws.append(law)
@@ -50,6 +59,15 @@ def run(config: CheckConfig) -> ExitCode:
         storage.write_text(out, json.dumps(rows, indent=2))
         terminal.line(f"done: {out}")
     return ExitCode.NUMERICAL if broken else ExitCode.DONE
+
+
+def _laws(flow: TrainedFlow, config: CheckConfig) -> Iterator[Law]:
+    """Those of the kind of flow."""
+    if isinstance(flow, MaskedMolecularFlow):
+        return masked_laws(flow, config.structures, config.seed)
+    if isinstance(flow, MolecularFlow):
+        return molecular_laws(flow, config.structures, config.seed)
+    return flow_laws(flow, config.structures, config.seed)
 
 
 def _finite(error: float) -> float | None:

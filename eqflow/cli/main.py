@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from eqflow.cli import check, demo, import_enf, sample, score, train
-from eqflow.cli.compose import composed, experiments, keys
+from eqflow.cli import check, demo, import_enf, sample, score, train, tune
+from eqflow.cli.compose import TASKS, composed, experiments, groups_of, keys, task_of
 from eqflow.cli.memory import keep_freed_memory
 from eqflow.cli.terminal import abandon_output
-from eqflow.cli.words import nearest
-from eqflow.errors import EqflowError, ExitCode
+from eqflow.cli.words import Key, nearest
+from eqflow.errors import EqflowError, ExitCode, UsageError
 
 VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
-    "train": (train.run, "train a density model, or resume one by the same command"),
+    "train": (train.run, "train a model, or resume one by the same command"),
     "sample": (sample.run, "draw structures from a trained run"),
-    "score": (score.run, "log-likelihood of structures under a trained run"),
+    "score": (score.run, "log-likelihood of structures, or classes of nodes, by a trained run"),
     "check": (check.run, "symmetry and consistency laws of a trained run"),
+    "tune": (tune.run, "search the settings of a preset on validation data"),
     "import-enf": (import_enf.run, "the published E-NF of QM9 as a run"),
     "demo": (demo.run, "all of it on embedded defaults, with pictures"),
 }
@@ -56,7 +57,10 @@ def _run(words: list[str]) -> int:
         )
         return ExitCode.USAGE
     if any(word in ("-h", "--help") for word in rest):
-        print(help_of(verb))
+        try:
+            print(help_of(verb, [word for word in rest if word not in ("-h", "--help")]))
+        except UsageError as error:
+            return _failed(verb, str(error), error.exit_code)
         return ExitCode.DONE
     return _guarded(verb, rest)
 
@@ -66,25 +70,55 @@ def overview() -> str:
     lines = ["usage: eqflow VERB key=value …", ""]
     lines += [f"  {verb:<12}{summary}" for verb, (_, summary) in VERBS.items()]
     lines += ["", "eqflow VERB --help lists the keys of a verb.", ""]
-    lines += [f"presets: experiment={', '.join(experiments())}", ""]
-    lines += ["example: eqflow train experiment=dw4 run.dir=runs/dw4 train.minutes=2"]
+    for task in TASKS:
+        lines += [f"presets of {task}: experiment={', '.join(experiments(task))}"]
+    lines += ["", "example: eqflow train experiment=dw4 run.dir=runs/dw4 train.minutes=2"]
     return "\n".join(lines)
 
 
-def help_of(verb: str) -> str:
-    """What `eqflow VERB --help` prints: every key, its default and what it means."""
+def help_of(verb: str, words: Sequence[str] = ()) -> str:
+    """What `eqflow VERB --help` prints: every key, its default and what it means.
+
+    Of train, the keys of the task that `words` are about.
+
+    Raises:
+        UsageError: If they are about none.
+    """
     lines = [f"eqflow {verb}: {VERBS[verb][1]}", ""]
+    what = verb
     if verb == "train":
-        lines += [f"  {'experiment':<28}{'':<16}one of {', '.join(experiments())}"]
-    for key, leaf in keys(verb).items():
+        task = task_of(words)
+        what = TASKS[task]
+        lines += [f"  task={each}: {', '.join(experiments(each))}" for each in TASKS]
+        others = " or ".join(f"eqflow train task={each} --help" for each in TASKS if each != task)
+        lines += ["", f"keys of task={task}; those of the other: {others}", ""]
+        lines += [_line("task", task, "or a preset of it, or a model of it, is enough to say so")]
+        lines += [_line("experiment", "", f"one of {', '.join(experiments(task))}")]
+    if verb == "tune":
+        lines += [_line("space.KEY", "", "of a key of train: [low,high], [low,high,log] or a|b|c")]
+    for key, leaf in keys(what).items():
         shown = "" if leaf.default is None else str(leaf.default)
-        text = f"{leaf.help} (with {leaf.option})" if leaf.option else leaf.help
-        lines.append(f"  {key:<28}{shown:<16}{text}")
+        text = f"{leaf.help} (with {leaf.option})" if _is_special(what, key, leaf) else leaf.help
+        if not (verb == "train" and key == "task"):
+            lines.append(_line(key, shown, text))
     return "\n".join(lines)
+
+
+def _is_special(what: str, key: str, leaf: Key) -> bool:
+    """Whether only some options of a group have a key."""
+    choices = groups_of(what).get(key.split(".")[0], ())
+    return leaf.option is not None and leaf.option.count(" or ") + 1 < len(choices)
+
+
+def _line(key: str, default: str, text: str) -> str:
+    return f"  {key:<28}{default:<16}{text}"
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:
     try:
+        if verb == "tune":
+            own, of_train, space = tune.parsed_words(words)
+            return tune.run(composed(verb, own), of_train, space)
         return VERBS[verb][0](composed(verb, words))
     except EqflowError as error:
         return _failed(verb, str(error), error.exit_code)
@@ -97,7 +131,9 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
         named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not named and "can't allocate memory" not in str(error):
             return _bug(verb)
-        return _failed(verb, "out of memory; lower train.batch_size or the batch", ExitCode.MEMORY)
+        return _failed(
+            verb, "out of memory; lower train.batch_size, model.width or the batch", ExitCode.MEMORY
+        )
     except Exception:
         return _bug(verb)
 

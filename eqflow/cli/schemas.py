@@ -64,9 +64,14 @@ class SampleConfig:
 
 @dataclass
 class ScoreDataConfig:
-    """Which structures to score."""
+    """Which structures to score, or which graph."""
 
-    path: str | None = leaf(None, "file of structures")
+    path: str | None = leaf(
+        None, "file of structures, or of a graph; of nodes, that of the run where not given"
+    )
+    source: str | None = leaf(
+        None, "of nodes: what data.path is, as in train; file where not given, or as in the run"
+    )
     on_problem: str = leaf("stop", "stop at a malformed record, or skip it and list it")
     structures: int | None = leaf(None, "most structures to score, from the first")
 
@@ -77,7 +82,7 @@ class ScoreConfig:
 
     run: str | None = leaf(None, "run folder or weights.safetensors")
     data: ScoreDataConfig = field(default_factory=ScoreDataConfig)
-    out: str | None = leaf(None, "CSV file to write, a row a structure")
+    out: str | None = leaf(None, "CSV file to write, a row a structure or node")
     seed: int = leaf(0, "probes of an estimator, and features drawn, are a function of it")
     draws: int | None = leaf(
         None, "features drawn for each molecule, of a joint model; 8 where not given"
@@ -103,7 +108,7 @@ class CheckConfig:
     run: str | None = leaf(None, "run folder or weights.safetensors")
     out: str | None = leaf(None, "JSON file to write as well")
     seed: int = leaf(0, "motions and structures are a function of it")
-    structures: int = leaf(8, "structures each law is tested on")
+    structures: int = leaf(8, "structures each law is tested on; of nodes, twice as many of them")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
 
 
@@ -138,3 +143,19 @@ class DemoConfig:
     particle_minutes: float = leaf(1.5, "training time on DW4")
     molecule_minutes: float = leaf(1.0, "training time on molecules")
     samples: int = leaf(1000, "structures to draw")
+
+
+@dataclass
+class TuneConfig:
+    """Search the settings of a preset; all other words are those of train."""
+
+    dir: str | None = leaf(None, "folder of the search; runs/<name>-tune where not given")
+    preset: str | None = leaf(None, "search space of configs/tune to begin with")
+    trials: int = leaf(50, "settings to try; a larger number goes on with a search")
+    repeats: int = leaf(1, "runs of each trial, with seeds one apart; the mean of them counts")
+    metric: str | None = leaf(
+        None,
+        "what is best: of nodes val_accuracy (largest) or val_loss, of structures val_loss or "
+        "val_nll (smallest); the first of these where not given",
+    )
+    tune_seed: int = leaf(0, "what is tried is a function of it; seed is that of the runs")

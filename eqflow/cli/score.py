@@ -1,4 +1,7 @@
-"""`eqflow score`: log-likelihood of structures under a trained run, with its terms and error."""
+"""`eqflow score`: log-likelihood of structures under a trained run, with its terms and error.
+
+A run that classifies nodes is scored by `eqflow.cli.score_nodes`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 
 from eqflow import rng, storage
+from eqflow.cli import score_nodes
 from eqflow.cli.conditions import given_in
 from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
@@ -26,6 +30,7 @@ from eqflow.flows import BoundScores, Flow, MaskedMolecularFlow, MolecularFlow, 
 from eqflow.flows.masked import NO_LIKELIHOOD
 from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
+from eqflow.train.weights import classifies_nodes
 
 BATCH = 256  # structures between two lines of progress
 FEW_DRAWS = 3
@@ -34,6 +39,10 @@ FEW_DRAWS = 3
 def run(config: ScoreConfig) -> ExitCode:
     """Score, write a row a structure, and say the mean."""
     out = required_output(config.out, [".csv"], "scores.csv")
+    if config.run is not None and classifies_nodes(config.run):
+        return score_nodes.run(config, out)
+    if config.data.source is not None:
+        raise UsageError("data.source: only for a run that classifies nodes. Leave it out.")
     if config.data.path is None:
         raise UsageError("data.path: needed; give a file of structures.")
     if config.data.on_problem not in ("stop", "skip"):

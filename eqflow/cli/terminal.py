@@ -45,6 +45,14 @@ class Terminal:
             abandon_output()
 
 
+class Quiet(Terminal):
+    """A terminal whose lines are but progress: for one of many runs."""
+
+    def line(self, text: str) -> None:
+        """Show one line until the next."""
+        self.progress(text[:100])
+
+
 def abandon_output() -> None:
     """Send what is still to be printed nowhere: the reader of standard output has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

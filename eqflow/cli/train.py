@@ -1,4 +1,4 @@
-"""`eqflow train`: train a density model, or resume one by the same command."""
+"""`eqflow train`: train a model of any task, or resume one by the same command."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from eqflow.cli.terminal import Terminal, duration
 from eqflow.errors import ExitCode
-from eqflow.train import Config, Run
-from eqflow.train.loop import Trainer
+from eqflow.train.abstract_loop import AbstractTrainer
+from eqflow.train.abstract_run import AbstractRun
+from eqflow.train.tasks import TrainingConfig, run_of
+
+SHOWN = ("loss", "val_loss", "val_accuracy")
 
 
-def run(config: Config) -> ExitCode:
+def run(config: TrainingConfig, terminal: Terminal | None = None) -> ExitCode:
     """Train, show progress, and say where everything is."""
-    terminal = Terminal()
-    training = Run(config, terminal.line)
+    terminal = Terminal() if terminal is None else terminal
+    training = run_of(config, terminal.line)
     budget = f"{config.train.steps:,} steps"
     if config.train.minutes is not None:
         budget += f" or {config.train.minutes:g} min"
     terminal.line(f"train {config.name}: {budget}, into {training.folder}")
 
-    def follow(trainer: Trainer, figures: dict[str, float]) -> None:
+    def follow(trainer: AbstractTrainer[Any], figures: dict[str, float]) -> None:
         line = _progress(trainer, figures)
-        if "val_loss" in figures or "skipped" in figures:
+        if training.is_told(trainer, figures):
             training.report(line)
         else:
             terminal.progress(line)
@@ -53,7 +57,7 @@ def _command() -> str:
     return shlex.join(["eqflow", *verb, *words])
 
 
-def _progress(trainer: Trainer, figures: dict[str, float]) -> str:
+def _progress(trainer: AbstractTrainer[Any], figures: dict[str, float]) -> str:
     done = trainer.progress
     rate = done.step / max(done.seconds, 1e-9)
     fraction = trainer.fraction_done()
@@ -61,7 +65,7 @@ def _progress(trainer: Trainer, figures: dict[str, float]) -> str:
     shown = [f"step {done.step:,}"]
     if "skipped" in figures:
         shown.append("skipped: no finite loss and gradient")
-    shown += [f"{name} {figures[name]:.4g}" for name in ("loss", "val_loss") if name in figures]
+    shown += [f"{name} {figures[name]:.4g}" for name in SHOWN if name in figures]
     return " · ".join([*shown, f"{rate:.3g} steps/s", f"{left} left"])
 
 
@@ -71,7 +75,7 @@ class _Signals:
     Before and after the loop there is nothing to save, and the first leaves at once.
     """
 
-    def __init__(self, training: Run) -> None:
+    def __init__(self, training: AbstractRun[Any, Any]) -> None:
         self._training = training
         self.number: int | None = None
         self._before: dict[int, object] = {}

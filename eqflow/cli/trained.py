@@ -5,18 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from eqflow.cli.schemas import SolverOverride
 from eqflow.errors import UsageError
 from eqflow.flows import Solver
+from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.train.build import TrainedFlow, chosen_device
-from eqflow.train.weights import load
+from eqflow.train.weights import load, statistics_of
 
 
 def load_run(run: str | None, device: str = "cpu", threads: int | None = None) -> TrainedFlow:
-    """The flow of `run=`, on a device."""
+    """The flow of `run=`, on a device.
+
+    Raises:
+        UsageError: If the run is no density of structures.
+    """
+    model = _loaded(run, device, threads)
+    if isinstance(model, AbstractNodeClassifier):
+        raise UsageError(
+            f"run: found {run}, which classifies nodes: it has no density to draw from. Its verbs "
+            "are eqflow score and eqflow check."
+        )
+    return model
+
+
+def load_classifier(
+    run: str | None, device: str = "cpu", threads: int | None = None
+) -> tuple[AbstractNodeClassifier, dict[str, Any]]:
+    """The classifier of `run=`, on a device, and what it was told of its graph."""
+    return _loaded(run, device, threads), statistics_of(run)
+
+
+def _loaded(run: str | None, device: str, threads: int | None) -> Any:
     if run is None:
         raise UsageError("run: needed; give a run folder or a weights.safetensors.")
     if threads is not None:

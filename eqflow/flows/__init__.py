@@ -19,6 +19,7 @@ from eqflow.flows.dequantisation import (
 )
 from eqflow.flows.divergence import Hutchinson, HutchPlusPlus
 from eqflow.flows.exact import Exact, ExactForward, ExactReverse
+from eqflow.flows.graph_diffusion import Diffused, diffuse
 from eqflow.flows.inpainting import Fixed
 from eqflow.flows.masked import MaskedMolecularFlow
 from eqflow.flows.masked_matching import MaskedMatching
@@ -31,6 +32,7 @@ from eqflow.flows.property_dropout import PropertyDropout
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
+from eqflow.flows.uniformization import propagate
 from eqflow.flows.whole_molecules import AbstractMolecularFlow
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "CenteredNormal",
     "Compositions",
     "ContinuousFlow",
+    "Diffused",
     "Drawn",
     "DrawnMolecules",
     "EquivariantOT",
@@ -79,5 +82,7 @@ __all__ = [
     "Transport",
     "UniformDequantiser",
     "VariationalDequantiser",
+    "diffuse",
     "integrate",
+    "propagate",
 ]

@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from eqflow.errors import ShapeError, UsageError
@@ -25,6 +25,7 @@ from eqflow.flows.packing import Packing
 from eqflow.flows.recompute import recomputed
 from eqflow.flows.solver import (
     ADAPTIVE,
+    DIFFUSION,
     FIXED,
     RightHandSide,
     Solution,
@@ -56,7 +57,7 @@ def integrate(
     times: Tensor,
     solver: Solver,
     clouds: Segments | None = None,
-    parameters: Iterable[nn.Parameter] = (),
+    parameters: Iterable[Tensor] = (),
 ) -> Solution:
     """Integrate `d state / dt = right_hand_side(t, state)` through `times`.
 
@@ -68,16 +69,22 @@ def integrate(
         solver: How.
         clouds: Which node rows belong to which cloud; one cloud where None.
         parameters: What the gradients "adjoint" and "checkpoint" differentiate by besides the
-            initial state.
+            initial state: parameters, and other tensors that the right-hand side uses.
 
     Returns:
         A `Solution`; a failure is a status, not an exception. Only where the adjoint equation
         fails, during `backward`, is `SolverFailed` raised.
 
     Raises:
-        UsageError: If the times neither rise nor fall throughout.
+        UsageError: If the times neither rise nor fall throughout, or the method is one of
+            diffusions alone.
         ShapeError: If the right-hand side returns other shapes than those of the state.
     """
+    if solver.method in DIFFUSION:
+        raise UsageError(
+            f"solver.method: found {solver.method!r} for a right-hand side that is no diffusion on "
+            f"a graph, expected one of {', '.join(ADAPTIVE + FIXED)}."
+        )
     times = times.detach()
     steps = times.diff()
     if times.dim() != 1 or len(steps) < 1 or not ((steps > 0).all() or (steps < 0).all()):
@@ -123,7 +130,7 @@ def _solve(
     times: Tensor,
     solver: Solver,
     packing: Packing,
-    parameters: tuple[nn.Parameter, ...],
+    parameters: tuple[Tensor, ...],
 ) -> Tensor:
     """The packed state at each time, shape (T, M)."""
     if _is_own(solver):

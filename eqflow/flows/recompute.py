@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqflow.errors import UsageError
 from eqflow.flows.evaluation import VectorField
 
 
-def recomputed(field: VectorField, parameters: tuple[nn.Parameter, ...]) -> VectorField:
+def recomputed(field: VectorField, parameters: tuple[Tensor, ...]) -> VectorField:
     """`field`, differentiable once by the state and by those parameters that ask for it.
 
     Args:

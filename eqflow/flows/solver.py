@@ -15,6 +15,8 @@ from eqflow.errors import SolverFailed, UsageError
 
 ADAPTIVE = ("dopri5", "adaptive_heun")
 FIXED = ("rk4", "heun", "midpoint", "euler")
+# Of `diffuse` alone: they need to know the coefficients of a diffusion.
+DIFFUSION = ("exponential", "exponential_euler", "implicit")
 IMPLEMENTATIONS = ("eqflow", "torchdiffeq")
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 
@@ -29,6 +31,7 @@ class Status(Enum):
     NON_FINITE = "the state or its derivative is not finite"
     STEP_LIMIT = "more evaluations than solver.step_limit"
     UNDERFLOW = "the step size fell below the resolution of time: the problem is stiff or singular"
+    NOT_CONVERGED = "the linear equations of an implicit step did not converge"
     IMPOSSIBLE_SIZE = "a structure of this size has probability 0: nothing was integrated"
 
     @property
@@ -43,10 +46,13 @@ class Solver:
 
     Attributes:
         method: "dopri5" or "adaptive_heun" (adaptive); "rk4" (the 3/8 rule), "heun", "midpoint" or
-            "euler" (fixed steps).
+            "euler" (fixed steps). For diffusions on graphs also, see `diffuse`: "exponential"
+            (exact where the equation is linear, else fixed steps of order 2), "exponential_euler"
+            (order 1) and "implicit" (linearly implicit Euler, order 1).
         rtol, atol: Relative and absolute tolerance of an adaptive method, on the root mean square
             of each cloud's rows and on each per-cloud quantity, the worst cloud deciding; positive
-            and finite.
+            and finite. To "exponential" methods rtol is what the series of the whole solve may
+            leave out, to "implicit" the residual of each step's equations.
         steps: Number of steps of a fixed-step method over the whole interval; more where times
             asked for in between are not on that grid.
         step_limit: Most evaluations of the right-hand side in one integration, those of the
@@ -79,7 +85,7 @@ class Solver:
     def __post_init__(self) -> None:
         problems = []
         choices = {
-            "method": ADAPTIVE + FIXED,
+            "method": ADAPTIVE + FIXED + DIFFUSION,
             "gradient": GRADIENTS,
             "implementation": IMPLEMENTATIONS,
         }
@@ -106,6 +112,17 @@ class Solver:
                 f"solver.capture: found true with {self.method} by {self.implementation}, "
                 f"expected a fixed-step method ({', '.join(FIXED)}) by eqflow"
             )
+        if self.method in DIFFUSION:
+            if self.gradient == "adjoint":
+                problems.append(
+                    f"solver.gradient: found adjoint with {self.method}, expected direct or "
+                    "checkpoint"
+                )
+            if self.implementation == "torchdiffeq":
+                problems.append(
+                    f"solver.implementation: found torchdiffeq, which has no {self.method}, "
+                    "expected eqflow"
+                )
         if problems:
             raise UsageError("; ".join(problems) + ".")
 

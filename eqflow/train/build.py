@@ -40,6 +40,7 @@ from eqflow.flows import (
     UniformDequantiser,
     VariationalDequantiser,
 )
+from eqflow.flows.solver import ADAPTIVE, DIFFUSION, FIXED
 from eqflow.geometry import Clouds
 from eqflow.nn import (
     AbstractField,
@@ -80,7 +81,16 @@ DEQUANTISERS: dict[str, Callable[[int, int], AbstractDequantiser]] = {
 
 
 def build_solver(config: SolverConfig) -> Solver:
-    """The solver a configuration describes."""
+    """The solver a configuration describes.
+
+    Raises:
+        UsageError: If a value is out of range, or the method is one of diffusions on graphs.
+    """
+    if config.method in DIFFUSION:
+        raise UsageError(
+            f"solver.method: found {config.method!r}, which solves diffusions on graphs; expected "
+            f"one of {', '.join((*ADAPTIVE, *FIXED))} for a flow."
+        )
     return Solver(**asdict(config))
 
 

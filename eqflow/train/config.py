@@ -176,27 +176,34 @@ class SolverConfig:
 
 
 @dataclass
-class TrainConfig:
-    """The step loop."""
+class LoopConfig:
+    """The step loop, whatever the task."""
 
     steps: int = leaf(20000, "updates")
     minutes: float | None = leaf(None, "stop after this much wall time if it comes first")
-    batch_size: int = leaf(256, "structures a step")
-    pairs: int | None = leaf(None, "most directed pairs of points a step; bounds the memory")
     learning_rate: float = leaf(1e-3, "peak, of Adam")
     schedule: str = leaf("cosine", "cosine to zero, or constant, after the warm-up")
     warmup_steps: int = leaf(100, "linear warm-up of the learning rate")
     weight_decay: float = leaf(0.0, "decoupled (AdamW)")
-    clip: float = leaf(1.0, "largest norm of the gradient")
+    clip: float | None = leaf(1.0, "largest norm of the gradient; null: any")
     ema_decay: float = leaf(0.999, "moving average of the weights, shorter at first; 0: none")
     validate_every: int = leaf(1000, "steps between validations")
-    validation_structures: int = leaf(2048, "most structures a validation uses")
-    final_structures: int = leaf(100, "held-out structures of the final figures; 0 for none")
     checkpoint_every: int = leaf(1000, "steps between checkpoints")
     log_every: int = leaf(50, "steps between rows of metrics.csv")
     tensorboard: bool = leaf(True, "write TensorBoard events as well, where it is installed")
     device: str = leaf("auto", "cpu, cuda, or auto: cuda where there is one")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
+
+
+@dataclass
+class TrainConfig(LoopConfig):
+    """The step loop of structures."""
+
+    clip: float = leaf(1.0, "largest norm of the gradient")
+    batch_size: int = leaf(256, "structures a step")
+    pairs: int | None = leaf(None, "most directed pairs of points a step; bounds the memory")
+    validation_structures: int = leaf(2048, "most structures a validation uses")
+    final_structures: int = leaf(100, "held-out structures of the final figures; 0 for none")
 
 
 @dataclass

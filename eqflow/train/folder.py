@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -83,22 +83,27 @@ def append(path: Path, text: str) -> None:
         ) from error
 
 
-def fingerprint(path: str | None) -> dict[str, str] | None:
+def fingerprint(path: str | None, files: Sequence[Path] | None = None) -> dict[str, str] | None:
     """Where data came from and their SHA-256, or None where they are generated.
 
     That of a folder is the one of the list of files that are read of it: a line `sha256  name`
     each, as `sha256sum` prints them, by name.
+
+    Args:
+        path: File or folder.
+        files: Those that are read of a folder; where None, its structures.
     """
     if path is None:
         return None
     place = Path(path)
-    digest = _sha256_of_folder(place) if place.is_dir() else storage.sha256_of(place)
+    digest = _sha256_of_folder(place, files) if place.is_dir() else storage.sha256_of(place)
     return {"path": str(place.resolve()), "sha256": digest}
 
 
-def _sha256_of_folder(folder: Path) -> str:
-    files = sorted(item for item in folder.iterdir() if item.is_file() and item.name[0] != ".")
-    read = [file for file in files if file.suffix.lower() in WRITERS] or files
+def _sha256_of_folder(folder: Path, read: Sequence[Path] | None) -> str:
+    if read is None:
+        files = sorted(item for item in folder.iterdir() if item.is_file() and item.name[0] != ".")
+        read = [file for file in files if file.suffix.lower() in WRITERS] or files
     lines = [f"{storage.sha256_of(file)}  {file.name}\n" for file in read]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

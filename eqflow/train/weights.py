@@ -1,13 +1,14 @@
-"""`load`: from a run folder, or the weights file alone, back to the flow it holds.
+"""`load`: from a run folder, or the weights file alone, back to the model it holds.
 
-What is stored says itself of which kind it is: `model.name` of its configuration decides.
+What is stored says itself of which kind it is: `task` of its configuration, none in those of
+structures, and `model.name` decide.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eqflow.errors import CheckpointError, UsageError
 from eqflow.train.build import MODELS, TrainedFlow
@@ -18,6 +19,18 @@ from eqflow.train.config import (
     HutchPlusPlusConfig,
     SolverConfig,
 )
+from eqflow.train.node_config import (
+    ENCODINGS,
+    NODE_CLASSIFICATION,
+    REWIRINGS,
+    NodeConfig,
+    NodeDataConfig,
+    NodeSolverConfig,
+)
+from eqflow.train.node_models import NODE_MODELS
+
+if TYPE_CHECKING:
+    from eqflow.graphs.classifier import AbstractNodeClassifier
 
 Section = TypeVar("Section")
 DivergenceConfig = ExactConfig | HutchinsonConfig | HutchPlusPlusConfig
@@ -29,8 +42,8 @@ DIVERGENCES: dict[str, type[DivergenceConfig]] = {
 }
 
 
-def load(path: str | Path) -> TrainedFlow:
-    """The trained flow of a run, ready to sample and score.
+def load(path: str | Path) -> TrainedFlow | AbstractNodeClassifier:
+    """The trained model of a run: a flow ready to sample and score, or a classifier of nodes.
 
     Args:
         path: A run folder, or a `weights.safetensors` on its own.
@@ -38,29 +51,89 @@ def load(path: str | Path) -> TrainedFlow:
     Raises:
         CheckpointError: If there is no such file, it is damaged, or it is no weights file.
     """
-    flow, _ = load_with_config(path)
-    return flow
+    model, _ = load_with_config(path)
+    return model
 
 
-def load_with_config(path: str | Path) -> tuple[TrainedFlow, dict[str, Any]]:
-    """The trained flow and the resolved configuration it was trained with."""
+def load_with_config(
+    path: str | Path,
+) -> tuple[TrainedFlow | AbstractNodeClassifier, dict[str, Any]]:
+    """The trained model and the resolved configuration it was trained with."""
     file = weights_path(path)
     tensors, config, statistics = read_weights(file)
+    build = _classifier if _task(config) == NODE_CLASSIFICATION else _flow
     try:
-        name = config["model"]["name"]
-        if name not in MODELS:
-            raise UsageError(f"model.name: found {name!r}, expected {' or '.join(MODELS)}")
-        schema, build = MODELS[name]
-        model = _section(schema, config["model"])
-        solver = _section(SolverConfig, config["solver"])
-        flow = build(model, solver, statistics, seed=0)
+        model = build(config, statistics)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(
-            f"{file}: its configuration does not describe a flow ({error})."
+            f"{file}: its configuration does not describe a model ({error})."
         ) from error
-    load_tensors(flow, tensors, file)
-    flow.eval()
-    return flow, config
+    load_tensors(model, tensors, file)
+    model.eval()
+    return model, config
+
+
+def classifies_nodes(path: str | Path) -> bool:
+    """Whether a run is a classifier of nodes; False where nothing can be read."""
+    try:
+        _, config, _ = read_weights(weights_path(path))
+    except CheckpointError:
+        return False
+    return _task(config) == NODE_CLASSIFICATION
+
+
+def node_config_of(path: str | Path) -> NodeConfig:
+    """The configuration of a run that classifies nodes.
+
+    Raises:
+        CheckpointError: If it is no such run.
+    """
+    file = weights_path(path)
+    _, config, _ = read_weights(file)
+    try:
+        parts: dict[str, Any] = {
+            "encoding": section(ENCODINGS[config["encoding"]["name"]], config["encoding"]),
+            "rewiring": section(REWIRINGS[config["rewiring"]["name"]], config["rewiring"]),
+            "model": section(NODE_MODELS[config["model"]["name"]], config["model"]),
+            "data": section(NodeDataConfig, config["data"]),
+            "solver": section(NodeSolverConfig, config["solver"]),
+        }
+        return NodeConfig(seed=int(config["seed"]), **parts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: its configuration does not describe a classifier of nodes ({error})."
+        ) from error
+
+
+def statistics_of(path: str | Path) -> dict[str, Any]:
+    """What the model of a run was told of its data."""
+    return read_weights(weights_path(path))[2]
+
+
+def _task(config: Any) -> str:
+    """What a configuration says it is of; nothing in those of structures."""
+    return str(config.get("task", "")) if isinstance(config, dict) else ""
+
+
+def _flow(config: dict[str, Any], statistics: dict[str, Any]) -> TrainedFlow:
+    name = config["model"]["name"]
+    if name not in MODELS:
+        raise UsageError(f"model.name: found {name!r}, expected {' or '.join(MODELS)}")
+    schema, build = MODELS[name]
+    model = section(schema, config["model"])
+    solver = section(SolverConfig, config["solver"])
+    return build(model, solver, statistics, seed=0)
+
+
+def _classifier(config: dict[str, Any], statistics: dict[str, Any]) -> AbstractNodeClassifier:
+    from eqflow.train.build_nodes import build_classifier
+
+    name = config["model"]["name"]
+    if name not in NODE_MODELS:
+        raise UsageError(f"model.name: found {name!r}, expected {' or '.join(NODE_MODELS)}")
+    model = section(NODE_MODELS[name], config["model"])
+    solver = section(NodeSolverConfig, config["solver"])
+    return build_classifier(model, solver, statistics, seed=0)
 
 
 def divergence_of_run(path: str | Path) -> DivergenceConfig:
@@ -69,7 +142,7 @@ def divergence_of_run(path: str | Path) -> DivergenceConfig:
     _, config, _ = read_weights(file)
     try:
         plain = config["divergence"]
-        return _section(DIVERGENCES[plain["name"]], plain)
+        return section(DIVERGENCES[plain["name"]], plain)
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file}: its configuration does not describe a divergence ({error}). "
@@ -83,7 +156,7 @@ def weights_path(path: str | Path) -> Path:
     return path / WEIGHTS if path.is_dir() else path
 
 
-def _section(kind: type[Section], plain: dict[str, Any]) -> Section:
+def section(kind: type[Section], plain: dict[str, Any]) -> Section:
     """A config section from plain values; keys of a newer version are named."""
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(plain) - known)

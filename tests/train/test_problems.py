@@ -45,6 +45,7 @@ BAD = [
     ("model.cutoff=-1", "model.cutoff"),
     ("objective.coupling=optimal", "objective.coupling: found 'optimal'"),
     ("solver.method=dopri8", "solver.method"),
+    ("solver.method=exponential", "which solves diffusions on graphs"),
     ("solver.rtol=0", "solver.rtol"),
     ("solver.atol=-1", "solver.atol"),
     ("solver.steps=0", "solver.steps"),
@@ -72,7 +73,7 @@ def test_each_problem_is_named_alone(words: str, expected: str) -> None:
 def test_presets_have_no_problem_but_a_missing_path() -> None:
     from eqflow.cli.compose import experiments
 
-    for name in experiments():
+    for name in experiments("structures"):
         config = composed("train", [f"experiment={name}"])
         needed = f"data.path: needed for data.source={config.data.source}; give a file or a folder."
         missing = name in ("mnist2d", "molecules", "druglike")

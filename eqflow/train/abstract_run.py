@@ -1,0 +1,303 @@
+"""A training run and its folder, whatever the task: prepare or resume, train, write the figures.
+
+All that a run must survive is here: problems are found before anything is made, one process holds
+the folder, states are resumed from the newest whole one, and the same command goes on or says that
+all is done. A task says what its data, its trainer and its last figures are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import torch
+import yaml
+
+from eqflow import storage
+from eqflow.errors import CheckpointError, UsageError
+from eqflow.train.abstract_loop import AbstractTrainer
+from eqflow.train.checkpoint import WEIGHTS, newest_state, save_state, save_weights
+from eqflow.train.config import LoopConfig, RunConfig
+from eqflow.train.folder import (
+    CONFIG,
+    LOG,
+    PROVENANCE,
+    append,
+    exclusive,
+    fingerprint,
+    provenance,
+    require_possible,
+)
+from eqflow.train.metrics import MetricsFile, event_writer
+from eqflow.train.resuming import (
+    changed_keys,
+    earlier_configuration,
+    earlier_fingerprint,
+    flat,
+)
+
+SUMMARY = "summary.json"
+
+Report = Callable[[str], None]
+
+
+class RunConfiguration(Protocol):
+    """What the configurations of all tasks have."""
+
+    @property
+    def name(self) -> str:
+        """Of the preset."""
+
+    @property
+    def seed(self) -> int:
+        """All randomness is a function of it."""
+
+    @property
+    def run(self) -> RunConfig:
+        """Where everything goes."""
+
+    @property
+    def train(self) -> LoopConfig:
+        """The loop's settings."""
+
+
+Configuration = TypeVar("Configuration", bound=RunConfiguration)
+Trained = TypeVar("Trained", bound=AbstractTrainer[Any])
+
+
+class AbstractRun(ABC, Generic[Configuration, Trained]):
+    """One training run in its folder.
+
+    Args:
+        config: The whole configuration.
+        report: Called with each line meant for people; lines also go to `log.txt`.
+
+    Raises:
+        UsageError: If the configuration contradicts itself, or the folder holds another run.
+        StorageError: If the folder cannot be written.
+    """
+
+    # What a resumed run may change: how long it goes on and what it writes, not what it computes.
+    duration: ClassVar[tuple[str, ...]] = ("train.steps", "train.minutes")
+    written: ClassVar[tuple[str, ...]] = ()  # of the summary: asked for later, it is made then
+    changeable: ClassVar[tuple[str, ...]] = (
+        "train.checkpoint_every",
+        "train.log_every",
+        "train.tensorboard",
+        "train.threads",
+        "run.dir",
+    )
+
+    def __init__(self, config: Configuration, report: Report) -> None:
+        self.config = config
+        if problems := self.problems():
+            raise UsageError("\n".join(problems))
+        self.folder = Path(config.run.dir or f"runs/{config.name}")
+        self.may_save = False  # whether a request to stop is heeded after the step
+        self.skipped: list[str] = []  # records left out, a line each
+        self._report = report
+        self.plain: dict[str, Any] = asdict(cast(Any, config))
+        self.plain["run"]["dir"] = str(self.folder)
+
+    @abstractmethod
+    def problems(self) -> list[str]:
+        """Everything wrong with the configuration, before anything is read; a line each."""
+
+    @abstractmethod
+    def data_path(self) -> str | None:
+        """File or folder the data are read from; None where there is none to read."""
+
+    def data_fingerprint(self) -> dict[str, str] | None:
+        """Where the data come from and the SHA-256 of what is read; None if nothing is."""
+        return fingerprint(self.data_path())
+
+    @abstractmethod
+    def prepare(self) -> Trained:
+        """Read the data and build the trainer; nothing is written."""
+
+    @abstractmethod
+    def describe(self, trainer: Trained) -> list[str]:
+        """Lines about data and model."""
+
+    @abstractmethod
+    def statistics(self, trainer: Trained) -> dict[str, Any]:
+        """What the model needs to know of the data to be rebuilt, as plain values."""
+
+    @abstractmethod
+    def final_figures(self, trainer: Trained) -> tuple[dict[str, Any], list[str]]:
+        """What the summary holds beside counters, and lines about it."""
+
+    def is_told(self, trainer: Trained, figures: dict[str, float]) -> bool:
+        """Whether the figures of a logged step get a line for people, and not only a row."""
+        return "val_loss" in figures or "skipped" in figures
+
+    def report(self, line: str) -> None:
+        """Tell people, and the log."""
+        self._report(line)
+        append(self.folder / LOG, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
+
+    def announce(self, line: str) -> None:
+        """Tell people alone, while there may be no folder yet."""
+        self._report(line)
+
+    def train(
+        self,
+        stop_requested: Callable[[], bool],
+        follow: Callable[[Trained, dict[str, float]], None],
+    ) -> bool:
+        """Train, from the last checkpoint where there is one.
+
+        Args:
+            stop_requested: Asked after every step.
+            follow: Called with the figures of each logged step, to show progress.
+
+        Returns:
+            Whether the run is complete; False if it was asked to stop.
+
+        Raises:
+            NumericalError: If training gave up; the weights on disk are the last finite ones.
+        """
+        earlier = earlier_configuration(self.folder)
+        self._require_same_run(earlier)
+        if self._is_complete(earlier):
+            self.announce(f"{self.folder} is finished; a larger train.steps continues it")
+            return True
+        if self.config.train.threads is not None:
+            torch.set_num_threads(self.config.train.threads)
+        require_possible(self.folder)
+        trainer = self.prepare()
+        storage.require_writable(self.folder)
+        with exclusive(self.folder):
+            return self._train(trainer, stop_requested, follow)
+
+    def _train(
+        self,
+        trainer: Trained,
+        stop_requested: Callable[[], bool],
+        follow: Callable[[Trained, dict[str, float]], None],
+    ) -> bool:
+        storage.remove_strays(self.folder)
+        for line in self.describe(trainer):
+            self.report(line)
+        state = newest_state(self.folder / "checkpoints", self.report)
+        if state is not None:
+            self._restore(trainer, state)
+        if not (self.folder / PROVENANCE).is_file():
+            made = provenance(data=self.data_fingerprint())
+            storage.write_text(self.folder / PROVENANCE, json.dumps(made, indent=2))
+        storage.write_text(self.folder / CONFIG, yaml.safe_dump(self.plain, sort_keys=False))
+        (self.folder / SUMMARY).unlink(missing_ok=True)
+        metrics = MetricsFile(self.folder / "metrics.csv", trainer.progress.step)
+        events = None
+        if self.config.train.tensorboard:
+            events = event_writer(self.folder / "tensorboard", trainer.progress.step)
+
+        def record(figures: dict[str, float]) -> None:
+            metrics.append(figures)
+            if events is not None:
+                for name, value in figures.items():
+                    events.add_scalar(name, value, trainer.progress.step)
+            follow(trainer, figures)
+
+        def save() -> None:
+            save_state(self.folder / "checkpoints", trainer.progress.step, trainer.state())
+            self._save_weights(trainer)
+
+        self.may_save = True
+        try:
+            trainer.run(record, save, stop_requested)
+        finally:
+            self.may_save = False
+            if events is not None:
+                events.close()
+        if stop_requested() or not trainer.finished():
+            return False
+        self._save_weights(trainer)  # a kill may have come between state and weights
+        self._finish(trainer)
+        return True
+
+    def _restore(self, trainer: Trained, state: dict[str, Any]) -> None:
+        try:
+            trainer.load_state(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder}: its state does not fit this model ({error})."
+            ) from error
+        self.report(f"resumed at step {trainer.progress.step:,}")
+
+    def _require_same_run(self, earlier: dict[str, Any] | None) -> None:
+        if earlier is None:
+            return
+        same_data = self._has_same_data()
+        may_change = {*self.changeable, *self.duration, *self.written}
+        if same_data:
+            may_change.add("data.path")
+        changed = changed_keys(self.config, self.plain, earlier, may_change)
+        if not changed and same_data is False:
+            changed = [f"data.path: {self.data_path()} has other content than before"]
+        if changed:
+            raise UsageError(
+                f"{self.folder} holds a run with another configuration ({'; '.join(changed)}). "
+                "Give another run.dir, or the same keys to resume it."
+            )
+
+    def _has_same_data(self) -> bool | None:
+        """Whether the data have the SHA-256 they had when the run began; None if unknown."""
+        path = self.data_path()
+        before = earlier_fingerprint(self.folder)
+        if path is None or before is None or not Path(path).exists():
+            return None
+        now = self.data_fingerprint()
+        return now is not None and before == now["sha256"]
+
+    def _is_complete(self, earlier: dict[str, Any] | None) -> bool:
+        """Whether the folder holds the figures that this configuration would end with."""
+        try:
+            summary = json.loads((self.folder / SUMMARY).read_text("utf-8"))
+            reached = int(summary["steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        before, now = flat(earlier or {}), flat(self.plain)
+        if any(before.get(key) != now[key] for key in self.written):
+            return False
+        same = all(before.get(key) == now[key] for key in self.duration)
+        return same or self.config.train.steps <= reached
+
+    def _save_weights(self, trainer: Trained) -> None:
+        statistics = self.statistics(trainer)
+        save_weights(self.folder / WEIGHTS, trainer.best_model(), self.plain, statistics)
+
+    def _finish(self, trainer: Trained) -> None:
+        progress = trainer.progress
+        figures, lines = self.final_figures(trainer)
+        summary = {
+            "name": self.config.name,
+            "steps": progress.step,
+            "skipped_steps": progress.skipped,
+            "seconds": round(progress.seconds, 2),
+            "cpu_seconds": round(progress.cpu_seconds, 2),
+            "best_step": progress.best_step,
+            "val_loss": progress.best_loss,
+            **figures,
+        }
+        if progress.skipped:
+            self.report(
+                f"{progress.skipped:,} steps had no finite loss and gradient, see metrics.csv"
+            )
+        storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
+        for line in lines:
+            self.report(line)
+
+
+def _finite(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN or infinity: null stands for a figure that could not be computed."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in summary.items()
+    }

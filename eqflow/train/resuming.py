@@ -1,0 +1,86 @@
+"""What a run folder says of the run it holds, and how that differs from the one asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eqflow.errors import CheckpointError
+from eqflow.train.folder import CONFIG, PROVENANCE
+
+
+def earlier_configuration(folder: Path) -> dict[str, Any] | None:
+    """The configuration of the run that the folder holds, if it holds one.
+
+    Raises:
+        CheckpointError: If there is a file of that name that is none.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        earlier = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not YAML ({error}). Give another run.dir.") from error
+    if not isinstance(earlier, dict):
+        raise CheckpointError(
+            f"{path}: found {type(earlier).__name__}, expected the configuration of a run. "
+            "Give another run.dir."
+        )
+    return earlier
+
+
+def earlier_fingerprint(folder: Path) -> str | None:
+    """SHA-256 of the data when the run of a folder began; None if unknown."""
+    try:
+        made = json.loads((folder / PROVENANCE).read_text("utf-8"))
+        return str(made["data"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def changed_keys(
+    config: Any, plain: Mapping[str, Any], earlier: Mapping[str, Any], may_change: Collection[str]
+) -> list[str]:
+    """What differs between a configuration and that of an earlier run: `key: before → now`.
+
+    A key that an earlier version did not know had the effect of its default.
+
+    Args:
+        config: The configuration, a dataclass.
+        plain: The same as plain values, resolved.
+        earlier: Plain values of the earlier run.
+        may_change: Keys that are left out.
+    """
+    before, now = flat(_defaults(config)) | flat(earlier), flat(plain)
+    return [
+        f"{key}: {before.get(key)!r} → {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in may_change
+    ]
+
+
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under their full names, such as `train.steps`."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """What each key of a configuration is where nothing is said, its options as chosen."""
+    found = asdict(type(config)())
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            found[item.name] = _defaults(value)
+    return found

@@ -1,0 +1,120 @@
+"""Each problem of a configuration of node classification is named before anything is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from eqflow.cli.compose import composed
+from eqflow.train.node_problems import problems_of
+
+BASE = ["task=node_classification", "data.path=graph.npz"]
+BLEND = "model=blend encoding=laplacian"
+
+BAD = [
+    ("train.steps=0", "train.steps: found 0"),
+    ("train.validate_every=0", "train.validate_every"),
+    ("train.checkpoint_every=0", "train.checkpoint_every"),
+    ("train.log_every=0", "train.log_every"),
+    ("train.warmup_steps=-1", "train.warmup_steps"),
+    ("train.patience=0", "train.patience: found 0, expected at least 1"),
+    ("train.threads=0", "train.threads"),
+    ("train.minutes=0", "train.minutes"),
+    ("train.minutes=inf", "train.minutes: found inf, expected a finite number"),
+    ("train.learning_rate=0", "train.learning_rate"),
+    ("train.learning_rate=nan", "train.learning_rate"),
+    ("train.learning_rate=11", "above 0 and at most 10"),
+    ("train.clip=0", "train.clip"),
+    ("train.weight_decay=-1", "train.weight_decay"),
+    ("train.ema_decay=1", "train.ema_decay"),
+    ("train.schedule=linear", "train.schedule: found 'linear', expected cosine or constant"),
+    ("train.optimizer=sgd", "train.optimizer: found 'sgd', expected one of adam, adamax"),
+    ("train.device=gpu", "found 'gpu', expected auto, cpu or cuda"),
+    ("train.stop_times=[0]", "train.stop_times: found 0"),
+    ("data.source=foo", "data.source: found 'foo', expected one of file, cora"),
+    ("data.path=null", "data.path: needed for data.source=file"),
+    ("data.path=null data.source=photo", "data.path: needed for data.source=photo"),
+    ("data.path=graph.pt", "data.path: found graph.pt, expected an .npz"),
+    ("data.split=random", "data.split: found 'random', expected one of published, planetoid"),
+    ("data.split_index=-1", "data.split_index"),
+    ("data.split=planetoid data.split_index=1", "expected data.split_seed"),
+    ("data.split_seed=1", "expected data.split_index"),
+    ("data.train_per_class=0", "data.train_per_class"),
+    ("data.development=0", "data.development"),
+    ("model.width=0", "model.width"),
+    ("model.time=0", "model.time"),
+    ("model.time=nan", "model.time"),
+    ("model.layers=0", "model.layers"),
+    ("model.heads=0", "model.heads"),
+    ("model.heads=3", "multiple of the heads"),
+    ("model.dropout=1", "model.dropout: found 1.0, expected 0 to below 1"),
+    ("model.input_dropout=-0.1", "model.input_dropout"),
+    ("model.diffusivity=dot", "diffusivity: found 'dot', expected one of scaled_dot"),
+    ("model.normaliser=sparsemax", "normaliser: found 'sparsemax'"),
+    ("model.over=both", "over: found 'both'"),
+    ("model=graff model.mixing=free", "found form 'free'"),
+    ("model=graff model.damping=free", "found form 'free'"),
+    ("model=gcn model.layers=1", "layers: found 1, expected at least 2"),
+    ("model=entropic_gcn model.temperature=0", "temperature"),
+    ("model=entropic_gcn model.weight=inf", "weight"),
+    ("model=entropic_gcn model.constant=all", "constant"),
+    ("model=pair_norm_gcn model.scale=0", "scale"),
+    ("model=gated_gcn model.power=0.5", "power of 0.5"),
+    ("model=gcn train.stop_times=[1]", "train.stop_times: found [1.0] with model=gcn"),
+    ("model=gcn regularisation.kinetic=1", "regularisation.kinetic: found 1.0 with model=gcn"),
+    ("regularisation.jacobian=-1", "regularisation.jacobian"),
+    ("regularisation.kinetic=1 solver.method=exponential", "regularisation: found it with"),
+    ("solver.method=dopri8", "solver.method"),
+    ("solver.rtol=0", "solver.rtol"),
+    ("solver.steps=0", "solver.steps"),
+    ("solver.gradient=both", "solver.gradient"),
+    ("model=blend", "encoding: found none with model=blend"),
+    ("encoding=ppr", "encoding: found ppr with model=grand, which has no positions"),
+    (f"{BLEND} encoding.width=0", "encoding.width"),
+    (f"{BLEND} encoding.width=null", "encoding.width: found null"),
+    (f"{BLEND} model.space=spherical model.diffusivity=position_and_feature", "space"),
+    (f"{BLEND} model.space=hyperbolic", "space: found 'hyperbolic'"),
+    (f"{BLEND} model.neighbours=0", "model.neighbours"),
+    (f"{BLEND} model.position_width=0", "model.position_width"),
+    ("model=blend encoding=ppr encoding.teleport=1.5", "encoding.teleport"),
+    ("model=blend encoding=deepwalk encoding.window=0", "encoding.window"),
+    ("model=blend encoding=poincare", "distances of the Poincaré ball"),
+    ("rewiring=knn", "rewiring: found knn without an encoding"),
+    ("rewiring=ppr_top_k rewiring.neighbours=0", "rewiring.neighbours"),
+    ("rewiring=ppr_top_k rewiring.teleport=0", "rewiring.teleport"),
+    ("encoding=random_walk rewiring=radius rewiring.radius=0", "rewiring.radius"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD, ids=[words for words, _ in BAD])
+def test_each_problem_is_named_alone(words: str, expected: str) -> None:
+    problems = problems_of(composed("train", [*BASE, *words.split()]))
+    assert len(problems) == 1, problems
+    assert expected in problems[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        BLEND,
+        "model=blend encoding=ppr",
+        "model=blend encoding=poincare model.diffusivity=position_and_feature "
+        "model.space=hyperbolic",
+        "encoding=random_walk rewiring=knn",
+        "rewiring=two_hop",
+        "solver.method=exponential",
+        "solver.method=implicit",
+        "model=graff solver.method=euler model.layers=4 model.matrices=4",
+        "regularisation.kinetic=1 regularisation.jacobian=1",
+        "train.stop_times=[0.5,2]",
+    ],
+)
+def test_what_fits_together_has_no_problem(words: str) -> None:
+    assert problems_of(composed("train", [*BASE, *words.split()])) == []
+
+
+def test_all_problems_come_at_once() -> None:
+    words = ["train.steps=0", "model.time=-1", "data.split=other", "solver.rtol=0", "encoding=ppr"]
+    problems = problems_of(composed("train", [*BASE, *words]))
+    found = [line.split(":")[0] for line in problems]
+    assert set(found) == {"train.steps", "model.time", "data.split", "solver.rtol", "encoding"}
