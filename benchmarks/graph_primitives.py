@@ -2,10 +2,10 @@
 
 The package has both, `eqflow.edges.reference.by_hand.rows` and `eqflow.edges.reference.primitives`,
 and chooses by size. Here it takes turns with itself without the kernels, in one process with one
-thread; figures are medians of CPU milliseconds for a call, and errors are those of the value against
+thread. Figures are medians of CPU milliseconds for a call; an error is that of the value against
 float64, in units of its largest entry. On small graphs and on positions both sides are to be alike.
 
-PYTHONPATH=. python benchmarks/graph_primitives.py [rounds=15]
+PYTHONPATH=. python benchmarks/graph_primitives.py [rounds=7]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = ("LARGE", "LARGE_DIFFERENCE", "LARGE_WEIGHTS")
 Case = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 
-def main(rounds: int = 15) -> None:
+def main(rounds: int = 7) -> None:
     """Print and write the table."""
     torch.set_num_threads(1)
     tables = {}

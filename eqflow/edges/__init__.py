@@ -10,7 +10,6 @@ from eqflow.edges.backend import (
 from eqflow.edges.dual import Dual, dual_linear, dual_silu
 from eqflow.edges.fused import (
     attention_diffusion,
-    attention_weights,
     egcl_messages,
     egcl_messages_dual,
     smooth_cutoff,
@@ -36,6 +35,7 @@ from eqflow.edges.primitives import (
     weighted_difference,
     weighted_sum,
 )
+from eqflow.edges.weights import Normaliser, attention_weights, normalised
 
 __all__ = [
     "DISTANCE_EPSILON",
@@ -46,6 +46,7 @@ __all__ = [
     "MessageDual",
     "MessageInputs",
     "MessageTangents",
+    "Normaliser",
     "active_backend",
     "active_precision",
     "attention_diffusion",
@@ -59,6 +60,7 @@ __all__ = [
     "egcl_messages",
     "egcl_messages_dual",
     "gather",
+    "normalised",
     "record_backends",
     "segment_softmax",
     "segment_sum",

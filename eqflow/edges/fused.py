@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -14,10 +12,8 @@ from eqflow.edges.backend import run
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import EdgeNetwork, Gate, MessageDual, MessageInputs, MessageTangents
 from eqflow.edges.primitives import require_floats, require_one_type
-from eqflow.edges.reference.attention import attention_weights as _attention_weights
-from eqflow.errors import ShapeError, UsageError
-
-Normaliser = Literal["softmax", "squareplus"]
+from eqflow.edges.weights import Normaliser, require_normaliser
+from eqflow.errors import ShapeError
 
 
 def egcl_messages(
@@ -91,28 +87,6 @@ def egcl_messages_dual(
     return run("egcl_messages_dual", primal, tangent, network, edges)
 
 
-def attention_weights(
-    query: Tensor, key: Tensor, edges: Edges, normaliser: Normaliser = "softmax"
-) -> Tensor:
-    r"""Weights of scaled dot-product attention, each receiver's summing to 1.
-
-    :math:`a_e = f(\langle q_r, k_c \rangle / \sqrt{C}) / \sum_{e' \to r} f(\dots)` with `f` the
-    exponential, or `squareplus(l) = (l + √(l² + 4)) / 2`.
-
-    Args:
-        query: Shape (N, C), or (N, H, C) for `H` heads; read at the receiver.
-        key: Same shape; read at the sender.
-        edges: The graph.
-        normaliser: What makes logits positive.
-
-    Returns:
-        Shape (E,) or (E, H).
-    """
-    _require_normaliser(normaliser)
-    require_floats("attention_weights", query=query, key=key)
-    return _attention_weights(query, key, edges, normaliser)
-
-
 def attention_diffusion(
     query: Tensor, key: Tensor, x: Tensor, edges: Edges, normaliser: Normaliser = "softmax"
 ) -> Tensor:
@@ -131,7 +105,7 @@ def attention_diffusion(
     Raises:
         ShapeError: If query, key and values do not fit each other and the graph.
     """
-    _require_normaliser(normaliser)
+    require_normaliser("attention_diffusion", normaliser)
     heads = query.shape[1:-1]
     fits = query.dim() in (2, 3) and query.shape == key.shape and len(query) == edges.nodes
     fits = fits and x.dim() >= 2 and len(x) == edges.nodes
@@ -189,8 +163,3 @@ def _require_message(inputs: MessageInputs, network: EdgeNetwork, edges: Edges, 
             *(f"{gate}_{part}" for gate in gates for part in Gate._fields),
         ]
         require_one_type(where, **given, **dict(zip(names, weights, strict=True)))
-
-
-def _require_normaliser(normaliser: str) -> None:
-    if normaliser not in ("softmax", "squareplus"):
-        raise UsageError(f"normaliser: found {normaliser!r}, expected 'softmax' or 'squareplus'.")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqflow.edges.heads import HeadEdges
 from eqflow.edges.neighbours import nearest_pairs, pairs_within
 from eqflow.errors import ShapeError
 from eqflow.geometry.segments import Segments, lasting, without_derived
@@ -61,6 +62,7 @@ class Edges:
         self.order = order
         self._sender = sender
         self._blocks: dict[int, list[Block]] = {}
+        self._heads: dict[int, HeadEdges] = {}
 
     @classmethod
     @lasting
@@ -188,9 +190,29 @@ class Edges:
 
     @cached_property
     @lasting
+    def from_sender_order(self) -> Tensor:
+        """Place in CSC order of each edge, (E,): the inverse of `by_sender`."""
+        places = torch.empty_like(self.by_sender)
+        places[self.by_sender] = torch.arange(self.count, device=places.device)
+        return places
+
+    @cached_property
+    @lasting
     def outgoing(self) -> Segments:
         """Edges in CSC order grouped by sender, one segment a node."""
         return Segments.of_lengths(torch.bincount(self.sender, minlength=self.nodes))
+
+    @cached_property
+    @lasting
+    def without_incoming(self) -> Tensor:
+        """Nodes that no edge goes to."""
+        return (self.incoming.lengths == 0).nonzero().squeeze(1)
+
+    def by_heads(self, heads: int) -> HeadEdges:
+        """The same edges between heads of nodes, each edge once a head."""
+        if heads not in self._heads:
+            self._heads[heads] = HeadEdges(self.incoming, self.sender, heads)
+        return self._heads[heads]
 
     def blocks(self, size: int) -> list[Block]:
         """All edges in blocks of whole receivers with at most `size` edges, or of one receiver."""
@@ -211,6 +233,94 @@ class Edges:
                 blocks.append(Block(rows, self.sender[rows], self.receiver[rows]))
         return blocks
 
+    def transposed(self) -> Edges:
+        """The same graph with sender and receiver of every edge exchanged.
+
+        Its edges stand in CSC order of this graph: `values[edges.transposed().order]` carries edge
+        values over, and `values[edges.from_sender_order]` carries them back. Made once.
+
+        >>> edges = Edges.from_index(torch.tensor([[0, 0, 1], [1, 2, 2]]), 3)
+        >>> back = edges.transposed()
+        >>> back.sender, back.receiver, back.order
+        (tensor([1, 2, 2]), tensor([0, 0, 1]), tensor([0, 1, 2]))
+        """
+        return self._transposed
+
+    @cached_property
+    @lasting
+    def _transposed(self) -> Edges:
+        # All pairs of a cloud are so turned round too, and stay implied.
+        sender = None if self.is_complete else self.receiver.index_select(0, self.by_sender)
+        turned = Edges(self.outgoing, self.clouds, sender, self.by_sender)
+        # Known already, and so that turned round twice it is in the order it was.
+        vars(turned).update(by_sender=self.from_sender_order, outgoing=self.incoming)
+        return turned
+
+    @cached_property
+    @lasting
+    def is_symmetric(self) -> bool:
+        """Whether each edge is there as often as the one the other way."""
+        if self.is_complete:
+            return True
+        one = self.receiver * self.nodes + self.sender
+        other = self.sender * self.nodes + self.receiver
+        return torch.equal(one.sort().values, other.sort().values)
+
+    @lasting
+    def undirected(self) -> Edges:
+        """Both directions of every edge, once each; a self loop once.
+
+        Edges of one receiver are sorted by sender. `order` says where each was first in the list of
+        this graph's edges with, after them, the same edges turned round: edge values become
+        `torch.cat([values, values])[edges.undirected().order]`.
+
+        >>> edges = Edges.from_index(torch.tensor([[0, 0, 2], [1, 1, 1]]), 3)
+        >>> both = edges.undirected()
+        >>> both.sender, both.receiver
+        (tensor([1, 0, 2, 1]), tensor([0, 1, 1, 2]))
+        """
+        sender = torch.cat([self.sender, self.receiver])
+        receiver = torch.cat([self.receiver, self.sender])
+        keys, order = torch.sort(receiver * self.nodes + sender, stable=True)
+        is_first = torch.ones_like(keys, dtype=torch.bool)
+        is_first[1:] = keys[1:] != keys[:-1]
+        order = order[is_first]
+        return Edges._from_pairs(sender[order], receiver[order], self.clouds, order)
+
+    @lasting
+    def with_self_loops(self) -> Edges:
+        """The same graph with a self loop at every node that has none.
+
+        A loop that is added stands after the edges its node receives, which keep their order.
+        `order` is the place in the list of this graph's edges with, after them, the loops added, by
+        node: edge values become `torch.cat([values, of_loops])[edges.with_self_loops().order]`.
+
+        >>> edges = Edges.from_index(torch.tensor([[0, 1], [1, 1]]), 3)
+        >>> looped = edges.with_self_loops()
+        >>> looped.sender, looped.receiver, looped.order
+        (tensor([0, 0, 1, 2]), tensor([0, 1, 1, 2]), tensor([2, 0, 1, 3]))
+        """
+        has_none = torch.ones(self.nodes, dtype=torch.bool, device=self.sender.device)
+        has_none[self.sender[self.sender == self.receiver]] = False
+        added = has_none.nonzero().squeeze(1)
+        sender, receiver = torch.cat([self.sender, added]), torch.cat([self.receiver, added])
+        order = torch.argsort(receiver, stable=True)
+        return Edges._from_pairs(sender[order], receiver[order], self.clouds, order)
+
+    @lasting
+    def to(self, device: torch.device | str) -> Edges:
+        """The same graph on a device, itself where it is there already.
+
+        What was derived from the graph is made anew on the other device.
+        """
+        ptr = self.incoming.ptr
+        if ptr.to(device).device == ptr.device:
+            return self
+        sender = None if self._sender is None else self._sender.to(device)
+        order = None if self.order is None else self.order.to(device)
+        clouds = Segments(self.clouds.ptr.to(device))
+        return Edges(Segments(ptr.to(device)), clouds, sender, order)
+
     @lasting
     def repeat(self, copies: int) -> Edges:
         """The same graph `copies` times side by side, as one larger batch."""
@@ -222,7 +332,7 @@ class Edges:
         return Edges(incoming, clouds, (self.sender + shift.unsqueeze(1)).reshape(-1))
 
     def __getstate__(self) -> dict[str, Any]:
-        return without_derived(self) | {"_blocks": {}}
+        return without_derived(self) | {"_blocks": {}, "_heads": {}}
 
     def __repr__(self) -> str:
         kind = "complete, " if self.is_complete else ""

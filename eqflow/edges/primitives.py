@@ -3,7 +3,8 @@
 Notation: an edge `e` goes from its sender `c` to its receiver `r`; `x_i` are rows of node tensors.
 Each primitive's derivatives stay inside the set (formulas in each docstring), so backward, double
 backward and forward mode never leave it. Differences `x_c − x_r` are formed inside: writing
-`Σ w_e x_c − (Σ w_e) x_r` instead loses translation equivariance in float32.
+`Σ w_e x_c − (Σ w_e) x_r` instead loses translation equivariance in float32, but where rows are
+centred in their cloud before, as the torch backend does with wide ones.
 
 Rows are moved and added whatever their type; what multiplies or exponentiates them takes floats.
 Several types give the wider one, as in torch, but for a product of matrices, which takes one type.
@@ -40,8 +41,8 @@ def gather(x: Tensor, edges: Edges, end: End = "sender") -> Tensor:
         ShapeError: If `x` does not have one row a node.
         UsageError: If there is no such end.
     """
-    _require_rows("gather: x", x, edges.nodes, "nodes")
-    _require_end("gather", end)
+    require_rows("gather: x", x, edges.nodes, "nodes")
+    require_end("gather", end)
     return run(f"gather_{end}", x, edges)
 
 
@@ -62,8 +63,8 @@ def segment_sum(m: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
         ShapeError: If `m` does not have one row an edge.
         UsageError: If there is no such end.
     """
-    _require_rows("segment_sum: m", m, edges.count, "edges")
-    _require_end("segment_sum", end)
+    require_rows("segment_sum: m", m, edges.count, "edges")
+    require_end("segment_sum", end)
     if _is_counted(m):
         m = m.to(torch.int64)
     return run(f"sum_{end}", m, edges)
@@ -81,8 +82,8 @@ def edge_dot(p: Tensor, q: Tensor, edges: Edges) -> Tensor:
     Returns:
         Shape (E,), or (E, H).
     """
-    _require_rows("edge_dot: p", p, edges.nodes, "nodes")
-    _require_rows("edge_dot: q", q, edges.nodes, "nodes")
+    require_rows("edge_dot: p", p, edges.nodes, "nodes")
+    require_rows("edge_dot: q", q, edges.nodes, "nodes")
     if p.shape != q.shape or p.dim() < 2:
         raise ShapeError(
             f"edge_dot: found p {tuple(p.shape)} and q {tuple(q.shape)}, expected (N, C) both."
@@ -111,8 +112,10 @@ def weighted_sum(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
 def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """`Σ_{e→i} w_e (x_c − x_r)`: the right-hand side of every model here.
 
-    Translation invariant to rounding of the differences. With `w` equal on both directions of every
-    edge the centroid is conserved. Its derivatives are `difference_dot` and its own transpose.
+    Translation invariant to rounding of the differences; on a CPU, for 16 and more columns on large
+    graphs, to rounding of the cloud's spread: there it is the sum of rows minus their cloud's mean,
+    less the row's own part. With `w` equal on both directions of every edge the centroid is
+    conserved. Its derivatives are `difference_dot` and its own transpose.
 
     Args:
         w: Edge weights, shape (E,), or (E, H) for `H` heads.
@@ -127,7 +130,7 @@ def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
 
 
 def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
-    """`⟨g_r, x_c − x_r⟩`, the derivative of `weighted_difference` by its weights.
+    """`⟨g_r, x_c − x_r⟩`, the derivative of `weighted_difference` by its weights; rounded like it.
 
     Args:
         g: Node values, shape (N, C), or (N, H, C) for `H` heads.
@@ -137,8 +140,8 @@ def difference_dot(g: Tensor, x: Tensor, edges: Edges) -> Tensor:
     Returns:
         Shape (E,), or (E, H).
     """
-    _require_rows("difference_dot: g", g, edges.nodes, "nodes")
-    _require_rows("difference_dot: x", x, edges.nodes, "nodes")
+    require_rows("difference_dot: g", g, edges.nodes, "nodes")
+    require_rows("difference_dot: x", x, edges.nodes, "nodes")
     is_shared = g.dim() == 3 and x.shape == (g.shape[0], g.shape[2])
     if g.dim() < 2 or not (is_shared or g.shape == x.shape):
         raise ShapeError(
@@ -161,29 +164,36 @@ def squared_distance(x: Tensor, edges: Edges) -> Tensor:
     Returns:
         Shape (E,), in the unit of `x` squared.
     """
-    _require_rows("squared_distance: x", x, edges.nodes, "nodes")
+    require_rows("squared_distance: x", x, edges.nodes, "nodes")
     require_floats("squared_distance", x=x)
     if x.dim() != 2:
         raise ShapeError(f"squared_distance: found x {tuple(x.shape)}, expected (N, d).")
     return run("squared_distance", x, edges)
 
 
-def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
+def segment_softmax(logits: Tensor, edges: Edges, end: End = "receiver") -> Tensor:
     """Softmax over each receiver's incoming edges: `a_e = exp(l_e) / Σ_{e'→r} exp(l_e')`.
 
-    The maximum that keeps it from overflowing is taken per receiver, so one graph of a batch does
-    not change another. Its derivative `J v = a ⊙ (v − Σ_e a_e v_e)` is self-adjoint.
+    With `end="sender"` over each sender's outgoing edges, `e'` those with the same sender. The
+    maximum that keeps it from overflowing is taken per node, so one graph of a batch does not
+    change another. Its derivative `J v = a ⊙ (v − Σ_e' a_e' v_e')` is self-adjoint.
 
     Args:
         logits: Shape (E,), or (E, H) for `H` heads.
         edges: The graph.
+        end: Whose edges' weights sum to 1.
 
     Returns:
-        Shape of `logits`; each receiver's weights sum to 1.
+        Shape of `logits`; the weights of each node with edges at that end sum to 1.
+
+    Raises:
+        ShapeError: If `logits` does not have one row an edge, or is not floating point.
+        UsageError: If there is no such end.
     """
-    _require_rows("segment_softmax: logits", logits, edges.count, "edges")
+    require_rows("segment_softmax: logits", logits, edges.count, "edges")
+    require_end("segment_softmax", end)
     require_floats("segment_softmax", logits=logits)
-    return run("segment_softmax", logits, edges)
+    return run("segment_softmax", logits, edges, end)
 
 
 def edge_linear(
@@ -204,9 +214,9 @@ def edge_linear(
     Returns:
         Shape (E, F).
     """
-    _require_rows("edge_linear: receiver", receiver, edges.nodes, "nodes")
-    _require_rows("edge_linear: sender", sender, edges.nodes, "nodes")
-    _require_rows("edge_linear: scalars", scalars, edges.count, "edges")
+    require_rows("edge_linear: receiver", receiver, edges.nodes, "nodes")
+    require_rows("edge_linear: sender", sender, edges.nodes, "nodes")
+    require_rows("edge_linear: scalars", scalars, edges.count, "edges")
     if weight.shape != (receiver.shape[-1], scalars.shape[-1]):
         raise ShapeError(
             f"edge_linear: weight has shape {tuple(weight.shape)}, expected (F, K) = "
@@ -253,12 +263,14 @@ def _is_counted(values: Tensor) -> bool:
     return not (values.is_floating_point() or values.is_complex())
 
 
-def _require_end(where: str, end: str) -> None:
+def require_end(where: str, end: str) -> None:
+    """Refuse what is no end of an edge."""
     if end not in ("sender", "receiver"):
         raise UsageError(f"{where}: found end={end!r}, expected 'sender' or 'receiver'.")
 
 
-def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:
+def require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:
+    """Refuse what does not have one row for each node or edge."""
     if values.dim() == 0 or values.shape[0] != expected:
         raise ShapeError(
             f"{what} has shape {tuple(values.shape)}, expected one row for each of the "
@@ -267,8 +279,8 @@ def _require_rows(what: str, values: Tensor, expected: int, unit: str) -> None:
 
 
 def _require_weights(where: str, w: Tensor, x: Tensor, edges: Edges) -> None:
-    _require_rows(f"{where}: w", w, edges.count, "edges")
-    _require_rows(f"{where}: x", x, edges.nodes, "nodes")
+    require_rows(f"{where}: w", w, edges.count, "edges")
+    require_rows(f"{where}: x", x, edges.nodes, "nodes")
     heads_differ = w.dim() == 2 and x.dim() == 3 and w.shape[1] != x.shape[1]
     if w.dim() > 2 or x.dim() < 2 or heads_differ:
         raise ShapeError(

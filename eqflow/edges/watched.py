@@ -19,9 +19,14 @@ def is_watched(like: Tensor) -> bool:
 
 def is_watched_backward(*covectors: Tensor) -> bool:
     """Whether a backward pass is to be differentiated, or batched."""
-    batched = torch._C._functorch.is_legacy_batchedtensor  # by `is_grads_batched`
     return (
         torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
-        or any(batched(covector) for covector in covectors)
+        or any(is_batched(covector) for covector in covectors)
     )
+
+
+def is_batched(values: Tensor) -> bool:
+    """Whether these are the many at once of `torch.autograd.grad` with `is_grads_batched`."""
+    found: bool = torch._C._functorch.is_legacy_batchedtensor(values)
+    return found

@@ -119,15 +119,16 @@ class ClosureConformance:
         assert relative_error(of_x, expected) < 1e-14
 
     @graphs_with_derivatives
-    def test_segment_softmax_has_a_self_adjoint_derivative(self, graph: Graph) -> None:
+    @pytest.mark.parametrize("end", ["receiver", "sender"])
+    def test_segment_softmax_has_a_self_adjoint_derivative(self, graph: Graph, end: str) -> None:
         edges = graph.edges(self.device)
         logits, v = self._draw(edges, "E2", "E2")
 
         def fn(logits: Tensor) -> Tensor:
-            return segment_softmax(logits, edges)
+            return segment_softmax(logits, edges, end)
 
         a, pushed = jvp(fn, (logits,), (v,))
-        mean = gather(segment_sum(a * v, edges), edges, "receiver")
+        mean = gather(segment_sum(a * v, edges, end), edges, end)
         assert relative_error(pushed, a * (v - mean)) < 1e-14
         assert relative_error(pullback(fn, [logits], v)[0], pushed) < 1e-14
 

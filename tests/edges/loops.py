@@ -13,10 +13,12 @@ from torch import Tensor
 
 from eqflow.edges import (
     Edges,
+    attention_weights,
     difference_dot,
     edge_dot,
     edge_linear,
     gather,
+    normalised,
     segment_softmax,
     segment_sum,
     squared_distance,
@@ -91,12 +93,33 @@ def loop_squared_distance(pairs: Pairs, n: int, x: Tensor) -> Tensor:
     return at_edges([(x[c] - x[r]).square().sum() for c, r in pairs], x)
 
 
-def loop_segment_softmax(pairs: Pairs, n: int, logits: Tensor) -> Tensor:
-    rows = []
-    for e, (_, r) in enumerate(pairs):
-        beside = logits[[other for other, pair in enumerate(pairs) if pair[1] == r]]
-        rows.append((logits[e] - torch.logsumexp(beside, 0)).exp())
-    return at_edges(rows, logits, *logits.shape[1:])
+def loop_segment_softmax(end: int) -> Callable[..., Tensor]:
+    def run(pairs: Pairs, n: int, logits: Tensor) -> Tensor:
+        rows = []
+        for e, pair in enumerate(pairs):
+            beside = logits[[k for k, other in enumerate(pairs) if other[end] == pair[end]]]
+            rows.append((logits[e] - torch.logsumexp(beside, 0)).exp())
+        return at_edges(rows, logits, *logits.shape[1:])
+
+    return run
+
+
+def loop_squareplus(end: int) -> Callable[..., Tensor]:
+    def run(pairs: Pairs, n: int, logits: Tensor) -> Tensor:
+        positive = (logits + (logits.square() + 4).sqrt()) / 2
+        total = at_nodes(positive, [pair[end] for pair in pairs], n)
+        rows = [positive[e] / total[pair[end]] for e, pair in enumerate(pairs)]
+        return at_edges(rows, logits, *logits.shape[1:])
+
+    return run
+
+
+def loop_attention_weights(loop: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(pairs: Pairs, n: int, query: Tensor, key: Tensor) -> Tensor:
+        logits = loop_edge_dot(pairs, n, query, key) / query.shape[-1] ** 0.5
+        return loop(pairs, n, logits)
+
+    return run
 
 
 def loop_edge_linear(pairs: Pairs, n: int, p: Tensor, q: Tensor, a: Tensor, W: Tensor) -> Tensor:
@@ -131,6 +154,10 @@ def sender(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def receiver(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda values, edges: fn(values, edges, "receiver")
+
+
+def with_options(fn: Callable[..., Tensor], *options: str) -> Callable[..., Tensor]:
+    return lambda *values_and_edges: fn(*values_and_edges, *options)
 
 
 PRIMITIVES = {
@@ -170,8 +197,35 @@ PRIMITIVES = {
         difference_dot, loop_difference_dot, (("N", 2, 3), ("N", 3))
     ),
     "squared_distance": Primitive(squared_distance, loop_squared_distance, (("N", 3),)),
-    "segment_softmax": Primitive(segment_softmax, loop_segment_softmax, (("E",),)),
-    "segment_softmax, heads": Primitive(segment_softmax, loop_segment_softmax, (("E", 2),)),
+    "segment_softmax": Primitive(segment_softmax, loop_segment_softmax(1), (("E",),)),
+    "segment_softmax, heads": Primitive(segment_softmax, loop_segment_softmax(1), (("E", 2),)),
+    "segment_softmax, sender": Primitive(
+        sender(segment_softmax), loop_segment_softmax(0), (("E",),)
+    ),
+    "segment_softmax, heads, sender": Primitive(
+        sender(segment_softmax), loop_segment_softmax(0), (("E", 2),)
+    ),
+    "normalised, squareplus": Primitive(
+        with_options(normalised, "squareplus", "receiver"), loop_squareplus(1), (("E", 2),)
+    ),
+    "normalised, squareplus, sender": Primitive(
+        with_options(normalised, "squareplus", "sender"), loop_squareplus(0), (("E",),)
+    ),
+    "attention_weights": Primitive(
+        attention_weights,
+        loop_attention_weights(loop_segment_softmax(1)),
+        (("N", 3), ("N", 3)),
+    ),
+    "attention_weights, heads, sender": Primitive(
+        with_options(attention_weights, "softmax", "sender"),
+        loop_attention_weights(loop_segment_softmax(0)),
+        (("N", 2, 3), ("N", 2, 3)),
+    ),
+    "attention_weights, heads, squareplus": Primitive(
+        with_options(attention_weights, "squareplus", "receiver"),
+        loop_attention_weights(loop_squareplus(1)),
+        (("N", 2, 3), ("N", 2, 3)),
+    ),
     "edge_linear": Primitive(edge_linear, loop_edge_linear, (("N", 4), ("N", 4), ("E", 2), (4, 2))),
     "edge_linear, no scalars": Primitive(
         edge_linear, loop_edge_linear, (("N", 4), ("N", 4), ("E", 0), (4, 0))

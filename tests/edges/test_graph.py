@@ -128,6 +128,102 @@ def test_an_index_that_does_not_fit_is_an_error(index, n: int, ptr, message: str
         Edges.from_index(index, n, ptr)
 
 
+@every_graph
+def test_the_transposed_graph_has_every_edge_turned_round(graph: Graph) -> None:
+    edges = graph.edges()
+    back = edges.transposed()
+    assert edges.transposed() is back
+    turned = [(r, c) for c, r in listed(edges)]
+    assert listed(back) == [turned[e] for e in back.order.tolist()]
+    assert back.receiver.tolist() == sorted(back.receiver.tolist())
+    assert torch.equal(back.clouds.ptr, edges.clouds.ptr)
+    values = torch.arange(edges.count)
+    assert torch.equal(values[back.order][edges.from_sender_order], values)
+    assert listed(back.transposed()) == listed(edges)
+    assert torch.equal(back.sender[back.by_sender], back.outgoing.ids)
+
+
+def test_a_complete_graph_is_its_own_transpose() -> None:
+    edges = Edges.complete(torch.tensor([0, 3, 4, 8]))
+    assert edges.transposed().is_complete
+    assert listed(edges.transposed()) == listed(edges)
+
+
+@every_graph
+def test_sums_on_the_transposed_graph_are_those_of_senders(graph: Graph) -> None:
+    edges = graph.edges()
+    back, m = edges.transposed(), torch.randn(edges.count, dtype=torch.float64)
+    torch.testing.assert_close(segment_sum(m[back.order], back), segment_sum(m, edges, "sender"))
+
+
+@every_graph
+def test_self_loops_are_added_where_there_are_none_and_values_can_follow(graph: Graph) -> None:
+    edges = graph.edges()
+    looped = edges.with_self_loops()
+    loops = {c for c, r in graph.pairs if c == r}
+    missing = [(i, i) for i in range(edges.nodes) if i not in loops]
+    assert listed(looped) == [(listed(edges) + missing)[e] for e in looped.order.tolist()]
+    assert sorted(listed(looped)) == sorted(listed(edges) + missing)
+    assert looped.receiver.tolist() == sorted(looped.receiver.tolist())
+    assert torch.equal(looped.clouds.ptr, edges.clouds.ptr)
+    kept = looped.order[looped.order < edges.count]
+    assert kept.tolist() == list(range(edges.count))  # in the order they were
+    again = looped.with_self_loops()
+    assert listed(again) == listed(looped)
+    assert again.order.tolist() == list(range(looped.count))
+
+
+@every_graph
+def test_an_undirected_graph_has_both_directions_once_and_values_can_follow(graph: Graph) -> None:
+    edges = graph.edges()
+    both = edges.undirected()
+    expected = {(r, c) for c, r in {*graph.pairs, *((r, c) for c, r in graph.pairs)}}
+    assert [(r, c) for c, r in listed(both)] == sorted(expected)
+    every = listed(edges) + [(r, c) for c, r in listed(edges)]
+    assert listed(both) == [every[e] for e in both.order.tolist()]
+    assert both.order.tolist() == [every.index(pair) for pair in listed(both)]
+    assert both.is_symmetric
+    assert torch.equal(both.clouds.ptr, edges.clouds.ptr)
+    assert listed(both.undirected()) == listed(both)
+
+
+@every_graph
+def test_a_graph_is_symmetric_if_its_matrix_is(graph: Graph) -> None:
+    matrix = torch.zeros(sum(graph.sizes), sum(graph.sizes))
+    for c, r in graph.pairs:
+        matrix[r, c] += 1
+    assert graph.edges().is_symmetric == torch.equal(matrix, matrix.t())
+
+
+def test_a_complete_graph_is_symmetric_without_its_pairs() -> None:
+    assert Edges.complete(torch.tensor([0, 100_000])).is_symmetric
+
+
+def test_an_edge_there_twice_one_way_and_once_the_other_is_not_symmetric() -> None:
+    assert not Edges.from_index(torch.tensor([[0, 0, 1], [1, 1, 0]]), 2).is_symmetric
+
+
+def test_a_graph_is_itself_on_the_device_where_it_is() -> None:
+    edges = Edges.complete(torch.tensor([0, 3]))
+    assert edges.to("cpu") is edges
+    assert edges.to(torch.device("cpu")) is edges
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_graph
+def test_a_graph_goes_to_a_gpu_and_back(graph: Graph) -> None:
+    edges = graph.edges()
+    there = edges.to("cuda")
+    assert there.to("cuda") is there
+    assert there.sender.is_cuda
+    assert there.clouds.ptr.is_cuda
+    back = there.to("cpu")
+    assert listed(back) == listed(edges)
+    assert torch.equal(back.order, edges.order)
+    assert torch.equal(back.clouds.ptr, edges.clouds.ptr)
+    assert Edges.complete(torch.tensor([0, 3])).to("cuda").is_complete
+
+
 # What is made on the way and kept.
 
 MAKERS = {
@@ -168,6 +264,12 @@ USES: dict[str, Callable[[Edges], Tensor]] = {
     "blocks": lambda edges: draw(edges.nodes)[edges.blocks(4)[0].sender],
     "by_sender": lambda edges: draw(edges.count)[edges.by_sender],
     "outgoing": lambda edges: edges.outgoing.sum(draw(edges.count)),
+    "transposed": lambda edges: segment_sum(draw(edges.count), edges.transposed()),
+    "from_sender_order": lambda edges: draw(edges.count)[edges.from_sender_order],
+    "by_heads": lambda edges: edges.by_heads(2).split(draw(edges.count, 2)),
+    "without_incoming": lambda edges: draw(edges.nodes).index_fill(0, edges.without_incoming, 0.0),
+    "with_self_loops": lambda edges: draw(3 * edges.count)[edges.with_self_loops().order],
+    "undirected": lambda edges: draw(2 * edges.count)[edges.undirected().order],
     "repeat": lambda edges: segment_sum(draw(2 * edges.count), edges.repeat(2)),
 }
 
@@ -202,7 +304,7 @@ def test_a_copy_is_the_same_graph_without_what_was_derived_from_it(
     assert set(vars(edges)) > fresh[0]  # or this would test nothing
     other = copied(edges)
     assert set(vars(other)) == fresh[0]
-    assert other._blocks == {}
+    assert other._blocks == other._heads == {}
     if copied is not copy.copy:  # which shares its parts
         assert "ids" not in vars(other.incoming)
     assert len(pickle.dumps(edges)) == fresh[1]

@@ -19,6 +19,7 @@ from eqflow.edges.kernels.primitives import (
     edge_linear,
     gather_receiver,
     gather_sender,
+    normalised,
     segment_softmax,
     squared_distance,
     sum_receiver,
@@ -74,7 +75,7 @@ def _width(operation: str, *arguments: Any) -> int:
         return int(arguments[1].shape[-1])
     if operation == "egcl_messages_dual":
         return int(arguments[0].receiver.shape[-1])
-    if operation == "segment_softmax":
+    if operation in ("segment_softmax", "normalised"):
         return 1
     given = [value for value in arguments if isinstance(value, Tensor)]
     rows = given[1:] if operation in ("weighted_sum", "weighted_difference") else given
@@ -90,6 +91,7 @@ __all__ = [
     "egcl_messages_dual",
     "gather_receiver",
     "gather_sender",
+    "normalised",
     "segment_softmax",
     "squared_distance",
     "sum_receiver",

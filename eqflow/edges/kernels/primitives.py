@@ -61,9 +61,19 @@ def weighted_difference(w: Tensor, x: Tensor, edges: Edges) -> Tensor:
     return _pull(w, x, ("receiver", "difference"), edges)
 
 
-def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
-    """`exp(l_e) / Σ_{e'→r} exp(l_e')`."""
+def segment_softmax(logits: Tensor, edges: Edges, end: str = "receiver") -> Tensor:
+    """`exp(l_e) / Σ_{e'→r} exp(l_e')`, or the sum over the edges of one sender."""
+    if end == "sender":
+        turned = segment_softmax(logits.index_select(0, edges.by_sender), edges.transposed())
+        return turned.index_select(0, edges.from_sender_order)
     return derivatives.softmax(_as_columns(logits), edges).reshape(logits.shape)
+
+
+def normalised(
+    logits: Tensor, edges: Edges, normaliser: str = "softmax", end: str = "receiver"
+) -> Tensor:
+    """`f(l_e) / Σ_e' f(l_e')` over the edges `e'` with the same end, `f` exp or squareplus."""
+    return segment_softmax(logits if normaliser == "softmax" else (logits / 2).asinh(), edges, end)
 
 
 def edge_linear(

@@ -114,10 +114,13 @@ def _problem(
         "difference_dot": [(n, 2, f), (n, f)],
         "squared_distance": [(n, f)],
         "segment_softmax": [(e, 2)],
+        "normalised": [(e, 2)],
         "edge_linear": [(n, f), (n, f), (e, 2), (f, 2)],
         "attention_diffusion": [(n, 2, f), (n, 2, f), (n, f)],
     }
-    rest = ["softmax"] if name == "attention_diffusion" else []
+    rest = {"attention_diffusion": ["softmax"], "normalised": ["squareplus", "sender"]}.get(
+        name, []
+    )
     return draw(*shapes[name]), lambda operation, *inputs: operation(*inputs, edges, *rest)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from eqflow.edges.graph import Edges
+from eqflow.geometry.segments import Segments
 
 
 def gather_receiver(x: Tensor, edges: Edges) -> Tensor:
@@ -62,12 +63,28 @@ def squared_distance(x: Tensor, edges: Edges) -> Tensor:
     return difference(x, edges).square().sum(-1)
 
 
-def segment_softmax(logits: Tensor, edges: Edges) -> Tensor:
-    """`exp(l_e) / Σ_{e'→r} exp(l_e')`."""
+def segment_softmax(logits: Tensor, edges: Edges, end: str = "receiver") -> Tensor:
+    """`exp(l_e) / Σ_{e'→r} exp(l_e')`, or the sum over the edges of one sender."""
+    if end == "sender":
+        by_sender = softmax(logits.index_select(0, edges.by_sender), edges.outgoing)
+        return by_sender.index_select(0, edges.from_sender_order)
+    return softmax(logits, edges.incoming)
+
+
+def normalised(
+    logits: Tensor, edges: Edges, normaliser: str = "softmax", end: str = "receiver"
+) -> Tensor:
+    """`f(l_e) / Σ_e' f(l_e')` over the edges `e'` with the same end, `f` exp or squareplus."""
+    # squareplus(l) = exp(asinh(l / 2)), which neither overflows nor cancels.
+    return segment_softmax(logits if normaliser == "softmax" else (logits / 2).asinh(), edges, end)
+
+
+def softmax(logits: Tensor, segments: Segments) -> Tensor:
+    """`exp(l_e) / Σ_e' exp(l_e')` over the rows `e'` of the segment of `e`."""
     # The maximum cancels, so it is a constant to the derivative.
-    shifted = logits - edges.incoming.expand(edges.incoming.max(logits.detach()))
+    shifted = logits - segments.expand(segments.max(logits.detach()))
     weight = shifted.exp()
-    return weight / edges.incoming.expand(edges.incoming.sum(weight))
+    return weight / segments.expand(segments.sum(weight))
 
 
 def edge_linear(

@@ -18,6 +18,7 @@ SECOND_DERIVATIVES_OF = (
     "difference_dot, heads share x",
     "squared_distance",
     "segment_softmax, heads",
+    "normalised, squareplus, sender",
     "edge_linear",
 )
 
