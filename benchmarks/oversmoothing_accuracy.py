@@ -33,11 +33,11 @@ from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.graphs.encoder import NodeDecoder, NodeEncoder
 from eqflow.graphs.layered_classifier import (
-    entropic_gcn,
-    gated_gcn,
-    gcn,
-    pair_norm_gcn,
-    residual_gcn,
+    LayeredClassifier,
+    Layers,
+    gated,
+    remedied,
+    residual,
 )
 from eqflow.nn import GRAFF, EntropyAscent, PairNorm, dirichlet_energy
 from eqflow.train.node_config import NodeTrainConfig
@@ -66,13 +66,13 @@ class Ascent(nn.Module):
         return x + WEIGHT * self.gradient(x.detach(), edges, TEMPERATURE)
 
 
-def layered(make: Callable[..., AbstractNodeClassifier], **options: Any) -> Make:
+def layered(kind: Callable[[], Layers]) -> Make:
     """A classifier of a depth and width."""
 
     def build(graph: Graph, depth: int, width: int) -> AbstractNodeClassifier:
-        found = {name: value() for name, value in options.items()}
         dropouts = {"dropout": DROPOUT, "input_dropout": DROPOUT}
-        return make(graph.features, graph.classes, width, depth, **found, **dropouts)
+        widths = graph.features, graph.classes
+        return LayeredClassifier(*widths, kind(), width, depth, **dropouts)
 
     return build
 
@@ -86,17 +86,15 @@ def graff(graph: Graph, depth: int, width: int) -> AbstractNodeClassifier:
 
 
 MODELS: dict[str, Make] = {
-    "GCN": layered(gcn),
-    "residual GCN": layered(residual_gcn),
+    "GCN": layered(remedied),
+    "residual GCN": layered(residual),
     "entropic, corrected": layered(
-        entropic_gcn, ascent=lambda: EntropyAscent(WEIGHT, TEMPERATURE, constant="term")
+        lambda: remedied(EntropyAscent(WEIGHT, TEMPERATURE, constant="term"))
     ),
-    "entropic, C = 1 (authors' default)": layered(
-        entropic_gcn, ascent=lambda: Ascent(unit_energy_gradient)
-    ),
-    "entropic, as printed": layered(entropic_gcn, ascent=lambda: Ascent(printed_gradient)),
-    "PairNorm": layered(pair_norm_gcn, norm=PairNorm),
-    "G²": layered(gated_gcn),
+    "entropic, C = 1 (authors' default)": layered(lambda: remedied(Ascent(unit_energy_gradient))),
+    "entropic, as printed": layered(lambda: remedied(Ascent(printed_gradient))),
+    "PairNorm": layered(lambda: remedied(PairNorm())),
+    "G²": layered(gated),
     "GRAFF": graff,
 }
 

@@ -216,7 +216,7 @@ def _require_fit(
                 f"solver.method: found {solver.method!r} for {name}, which is no diffusion with "
                 "coefficients. Take an explicit method, such as dopri5."
             )
-        if type(field).forward is not AbstractDiffusion.forward and not field.is_linear:
+        if not field.moves_by_coefficients:
             raise UsageError(
                 f"solver.method: found {solver.method!r} for a nonlinear {name}, whose velocity is "
                 "not that of its coefficients. Take an explicit method, such as dopri5."

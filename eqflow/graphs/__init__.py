@@ -1,6 +1,5 @@
 """Graphs with labelled nodes: data sets, splits, encodings, rewiring, and classifiers of nodes."""
 
-from eqflow.graphs.adjacency import is_undirected
 from eqflow.graphs.agreement import homophily
 from eqflow.graphs.citations import planetoid
 from eqflow.graphs.components import component_ids, largest_component, subgraph
@@ -53,7 +52,6 @@ __all__ = [
     "from_pyg",
     "homophily",
     "into_ball",
-    "is_undirected",
     "laplacian_encoding",
     "largest_component",
     "load_graph",

@@ -48,10 +48,3 @@ def symmetric(edge_index: Tensor, nodes: int) -> Tensor:
     sender, receiver = edge_index
     both = torch.cat([receiver * nodes + sender, sender * nodes + receiver]).unique()
     return torch.stack([both % max(nodes, 1), both // max(nodes, 1)])
-
-
-def is_undirected(edges: Edges) -> bool:
-    """Whether each edge has its reverse, as often as it is there itself."""
-    forward = edges.receiver * edges.nodes + edges.sender
-    backward = edges.sender * edges.nodes + edges.receiver
-    return torch.equal(forward.sort().values, backward.sort().values)

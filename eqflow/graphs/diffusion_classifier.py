@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eqflow import rng
 from eqflow.flows.graph_diffusion import Diffused, Measure, diffuse
 from eqflow.flows.solver import Solver
 from eqflow.graphs.classifier import AbstractNodeClassifier, Classification
@@ -69,14 +70,17 @@ class DiffusionClassifier(AbstractNodeClassifier):
 
     def _solve(self, graph: Graph, times: Sequence[float]) -> Diffused:
         measure = self.penalties if self.training else ()
+        z = self.encoder(graph)
+        # The seed by which whoever trains lets dropout draw.
+        seed = torch.initial_seed()
+        source = rng.generator(seed, "probe", device=z.device) if measure else None
         return diffuse(
             self.field,
-            self.encoder(graph),
+            z,
             graph.edges,
             times[-1],
             self.solver,
             times=[0.0, *times],
             measure=measure,
-            # Seeded by whoever trains, as dropout is.
-            source=torch.default_generator if measure else None,
+            source=source,
         )

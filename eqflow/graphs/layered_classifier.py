@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,13 +13,7 @@ from eqflow.errors import UsageError
 from eqflow.graphs.classifier import AbstractNodeClassifier, Classification
 from eqflow.graphs.encoder import RowEncoder
 from eqflow.graphs.graph import Graph
-from eqflow.nn import (
-    EntropyAscent,
-    GradientGating,
-    GraphConvolution,
-    PairNorm,
-    ResidualGraphConvolution,
-)
+from eqflow.nn import GradientGating, GraphConvolution, ResidualGraphConvolution
 from eqflow.nn.graph_convolution import symmetric_weights, with_self_loops
 
 
@@ -43,6 +38,40 @@ class Activated(nn.Module):
         return x.relu()
 
 
+class Layers(NamedTuple):
+    """What convolutional networks differ in.
+
+    Attributes:
+        first: What follows the first convolution, ReLU in it.
+        hidden: Makes a hidden layer of a width.
+    """
+
+    first: nn.Module
+    hidden: Callable[[int], nn.Module]
+
+
+def remedied(remedy: nn.Module | None = None) -> Layers:
+    """GCN, each of its convolutions followed by a remedy: entropy ascent, PairNorm, or none."""
+    return Layers(
+        Activated(None, remedy), lambda width: Activated(GraphConvolution(width, width), remedy)
+    )
+
+
+def residual() -> Layers:
+    """Hidden layers add what they compute to what they were given."""
+    return Layers(Activated(None), lambda width: ResidualGraphConvolution(width, activation=F.relu))
+
+
+def gated(power: float = 2.0) -> Layers:
+    """Hidden layers under gradient gating (G2), each with a gate of its own."""
+
+    def hidden(width: int) -> nn.Module:
+        convolution, gate = (GraphConvolution(width, width) for _ in range(2))
+        return GradientGating(convolution, gate, power=power)
+
+    return Layers(Activated(None), hidden)
+
+
 class LayeredClassifier(AbstractNodeClassifier):
     """Graph convolutions from features to logits.
 
@@ -52,10 +81,9 @@ class LayeredClassifier(AbstractNodeClassifier):
     Args:
         features: Width F of the node features.
         classes: Number of classes.
+        kind: Of layers: `remedied()` for GCN, `residual()`, `gated()`.
         width: Channels of the hidden layers.
         layers: Number of convolutions, at least 2.
-        hidden: Makes a hidden layer of a width.
-        first: What follows the first convolution, ReLU in it.
         dropout, input_dropout: Probabilities that a channel, or a feature, is left out in training.
 
     Raises:
@@ -68,11 +96,10 @@ class LayeredClassifier(AbstractNodeClassifier):
         self,
         features: int,
         classes: int,
+        kind: Layers,
         width: int = 64,
         layers: int = 2,
         *,
-        hidden: Callable[[int], nn.Module],
-        first: nn.Module,
         dropout: float = 0.5,
         input_dropout: float = 0.5,
     ) -> None:
@@ -85,8 +112,8 @@ class LayeredClassifier(AbstractNodeClassifier):
         self.classes = classes
         self.dropout = dropout
         self.encoder = RowEncoder(features, width, input_dropout)
-        self.first = first
-        self.hidden = nn.ModuleList(hidden(width) for _ in range(layers - 2))
+        self.first = kind.first
+        self.hidden = nn.ModuleList(kind.hidden(width) for _ in range(layers - 2))
         self.out = GraphConvolution(width, classes)
 
     def hidden_states(self, graph: Graph) -> list[Tensor]:
@@ -104,90 +131,3 @@ class LayeredClassifier(AbstractNodeClassifier):
         edges = with_self_loops(graph.edges)
         x = F.dropout(self.hidden_states(graph)[-1], self.dropout, self.training)
         return Classification(self.out(x, edges), evaluations=len(self.hidden) + 2)
-
-
-def gcn(
-    features: int, classes: int, width: int, layers: int, **dropouts: float
-) -> LayeredClassifier:
-    """Graph convolutions with ReLU (GCN)."""
-    return LayeredClassifier(
-        features,
-        classes,
-        width,
-        layers,
-        hidden=lambda width: Activated(GraphConvolution(width, width)),
-        first=Activated(None),
-        **dropouts,
-    )
-
-
-def residual_gcn(
-    features: int, classes: int, width: int, layers: int, **dropouts: float
-) -> LayeredClassifier:
-    """Hidden layers add what they compute to what they were given."""
-    return LayeredClassifier(
-        features,
-        classes,
-        width,
-        layers,
-        hidden=lambda width: ResidualGraphConvolution(width, activation=F.relu),
-        first=Activated(None),
-        **dropouts,
-    )
-
-
-def entropic_gcn(
-    features: int,
-    classes: int,
-    width: int,
-    layers: int,
-    ascent: EntropyAscent,
-    **dropouts: float,
-) -> LayeredClassifier:
-    """GCN whose convolutions are each followed by a step of entropy ascent, before ReLU."""
-    return LayeredClassifier(
-        features,
-        classes,
-        width,
-        layers,
-        hidden=lambda width: Activated(GraphConvolution(width, width), ascent),
-        first=Activated(None, ascent),
-        **dropouts,
-    )
-
-
-def pair_norm_gcn(
-    features: int, classes: int, width: int, layers: int, norm: PairNorm, **dropouts: float
-) -> LayeredClassifier:
-    """GCN whose convolutions are each followed by PairNorm."""
-    return LayeredClassifier(
-        features,
-        classes,
-        width,
-        layers,
-        hidden=lambda width: Activated(GraphConvolution(width, width), norm),
-        first=Activated(None, norm),
-        **dropouts,
-    )
-
-
-def gated_gcn(
-    features: int,
-    classes: int,
-    width: int,
-    layers: int,
-    power: float = 2.0,
-    **dropouts: float,
-) -> LayeredClassifier:
-    """Hidden layers under gradient gating (G2), each with a gate of its own."""
-    return LayeredClassifier(
-        features,
-        classes,
-        width,
-        layers,
-        hidden=lambda width: GradientGating(
-            GraphConvolution(width, width), GraphConvolution(width, width), power=power
-        ),
-        first=Activated(None),
-        **dropouts,
-    )

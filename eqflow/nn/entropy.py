@@ -45,7 +45,6 @@ from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
 from eqflow.nn.graph_convolution import inverse_square_root_degrees
-from eqflow.nn.per_graph import is_symmetric
 
 Constant = Literal["nothing", "weights", "term"]
 
@@ -148,7 +147,7 @@ def entropy_gradient(
     if scaled:
         pull = _scale(x, edges) * pull
     at_receiver = gather(pull, edges, "receiver")
-    if is_symmetric(edges):
+    if edges.is_symmetric:
         return weighted_difference(at_receiver + gather(pull, edges), x, edges)
     turned = edges.transposed()
     return weighted_difference(at_receiver, x, edges) + weighted_difference(

@@ -32,7 +32,6 @@ from eqflow import rng
 from eqflow.edges import Edges
 from eqflow.errors import NumericalError, ShapeError, UsageError
 from eqflow.nn.graph_convolution import symmetric_weights
-from eqflow.nn.per_graph import is_symmetric
 
 Dominance = Literal["low", "high", "neither"]
 
@@ -221,7 +220,7 @@ def _symmetric_matrix(name: str, matrix: Tensor, width: int) -> Tensor:
 
 
 def _require_symmetric(where: str, edges: Edges) -> None:
-    if not is_symmetric(edges):
+    if not edges.is_symmetric:
         raise UsageError(
             f"{where}: found a directed graph, expected each edge in both directions. Add the "
             "reversed edges first."

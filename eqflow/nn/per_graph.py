@@ -46,13 +46,3 @@ def once_per_graph(
 def degrees(edges: Edges, dtype: torch.dtype) -> Tensor:
     """Number of incoming edges of each node, (N,), repeated ones and self loops counted."""
     return edges.incoming.lengths.to(dtype)
-
-
-@once_per_graph
-def is_symmetric(edges: Edges) -> bool:
-    """Whether each ordered pair of nodes has as many edges in one direction as in the other."""
-    if edges.is_complete:
-        return True
-    there = (edges.sender * edges.nodes + edges.receiver).sort().values
-    back = (edges.receiver * edges.nodes + edges.sender).sort().values
-    return torch.equal(there, back)

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import Tensor
-
 from eqflow import rng
-from eqflow.edges import Edges
 from eqflow.errors import UsageError
 from eqflow.flows import Solver
 from eqflow.flows.graph_diffusion import Measure
@@ -17,26 +14,25 @@ from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.graphs.encoder import NodeDecoder, NodeEncoder
 from eqflow.graphs.layered_classifier import (
-    entropic_gcn,
-    gated_gcn,
-    gcn,
-    pair_norm_gcn,
-    residual_gcn,
+    LayeredClassifier,
+    Layers,
+    gated,
+    remedied,
+    residual,
 )
 from eqflow.nn import EntropyAscent, PairNorm
 from eqflow.nn.diffusion import BLEND, GRAFF, GRAND, Onsager
 from eqflow.nn.diffusion.operator import AbstractDiffusion
+from eqflow.nn.rewired import KNNRewiring
 from eqflow.train.node_config import NodeConfig, NodeSolverConfig
 from eqflow.train.node_models import (
     AttentionModelConfig,
     BlendConfig,
     DiffusionModelConfig,
     EntropicGcnConfig,
-    GatedGcnConfig,
     GraffConfig,
     LayeredModelConfig,
     NodeModelConfig,
-    PairNormGcnConfig,
 )
 
 Statistics = Mapping[str, Any]
@@ -128,16 +124,9 @@ def _attention(model: AttentionModelConfig) -> dict[str, Any]:
 
 
 def _blend(model: BlendConfig) -> AbstractDiffusion:
-    rewire = None if model.neighbours is None else _nearest(model.neighbours)
+    rewire = None if model.neighbours is None else KNNRewiring(model.neighbours)
     options = _attention(model) | {"space": model.space, "rewire": rewire}
     return BLEND(model.position_width, model.width, **options)
-
-
-def _nearest(count: int) -> Callable[[Tensor, Edges], Edges]:
-    def rewire(positions: Tensor, edges: Edges) -> Edges:
-        return Edges.knn(positions, count, edges.clouds)
-
-    return rewire
 
 
 def _graff(model: GraffConfig) -> AbstractDiffusion:
@@ -161,51 +150,37 @@ FIELDS: dict[str, Callable[[Any], AbstractDiffusion]] = {
 
 
 def _layered(
-    make: Callable[..., AbstractNodeClassifier], options: Callable[[Any], dict[str, Any]]
-) -> Callable[..., AbstractNodeClassifier]:
-    """A builder of layers: `make` with what is special of the model."""
-
-    def build(
-        model: LayeredModelConfig,
-        solver: NodeSolverConfig,
-        statistics: Statistics,
-        penalties: Sequence[Measure],
-    ) -> AbstractNodeClassifier:
-        return make(
-            statistics["features"],
-            statistics["classes"],
-            model.width,
-            model.layers,
-            dropout=model.dropout,
-            input_dropout=model.input_dropout,
-            **options(model),
-        )
-
-    return build
+    model: LayeredModelConfig,
+    solver: NodeSolverConfig,
+    statistics: Statistics,
+    penalties: Sequence[str],
+) -> AbstractNodeClassifier:
+    return LayeredClassifier(
+        statistics["features"],
+        statistics["classes"],
+        LAYERS[model.name](model),
+        model.width,
+        model.layers,
+        dropout=model.dropout,
+        input_dropout=model.input_dropout,
+    )
 
 
-def _ascent(model: EntropicGcnConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"normalised": model.normalised, "constant": model.constant}
-    return {"ascent": EntropyAscent(model.weight, model.temperature, **options)}
+def _entropic(model: EntropicGcnConfig) -> Layers:
+    names = ("normalised", "scaled", "constant")
+    options: dict[str, Any] = {name: getattr(model, name) for name in names}
+    return remedied(EntropyAscent(model.weight, model.temperature, **options))
 
 
-def _pair_norm(model: PairNormGcnConfig) -> dict[str, Any]:
-    return {"norm": PairNorm(model.scale)}
-
-
-def _power(model: GatedGcnConfig) -> dict[str, Any]:
-    return {"power": model.power}
-
-
-def _nothing(model: LayeredModelConfig) -> dict[str, Any]:
-    return {}
-
+LAYERS: dict[str, Callable[[Any], Layers]] = {
+    "gcn": lambda model: remedied(),
+    "residual_gcn": lambda model: residual(),
+    "entropic_gcn": _entropic,
+    "pair_norm_gcn": lambda model: remedied(PairNorm(model.scale)),
+    "gated_gcn": lambda model: gated(model.power),
+}
 
 BUILDERS: dict[str, Callable[..., AbstractNodeClassifier]] = {
     **dict.fromkeys(FIELDS, _diffusion),
-    "gcn": _layered(gcn, _nothing),
-    "residual_gcn": _layered(residual_gcn, _nothing),
-    "entropic_gcn": _layered(entropic_gcn, _ascent),
-    "pair_norm_gcn": _layered(pair_norm_gcn, _pair_norm),
-    "gated_gcn": _layered(gated_gcn, _power),
+    **dict.fromkeys(LAYERS, _layered),
 }

@@ -17,7 +17,6 @@ from eqflow.graphs import (
     Graph,
     Split,
     binary_features,
-    is_undirected,
     largest_component,
     load_graph,
     normalised_features,
@@ -104,7 +103,7 @@ def divided(config: NodeConfig, graph: Graph, places: Tensor) -> NodeData:
         )
     split = _split(graph, config.data, config.seed)
     notices = []
-    if not is_undirected(graph.edges):
+    if not graph.edges.is_symmetric:
         notices.append("edges are directed: messages go from sender to receiver alone")
     unknown = sorted(set(range(graph.classes)) - set(graph.y[split.train].unique().tolist()))
     if unknown:

@@ -124,6 +124,7 @@ class EntropicGcnConfig(LayeredModelConfig):
     weight: float = leaf(1.0, "λ, of the entropy's gradient")
     temperature: float = leaf(10.0, "T, of the entropy")
     normalised: bool = leaf(False, "probabilities that sum to 1 over a graph")
+    scaled: bool = leaf(True, "energies are divided by √(neighbours · width), as in the paper")
     constant: str = leaf(
         "nothing", "what a derivative takes for constant of the term: nothing, weights or term"
     )

@@ -11,7 +11,7 @@ from torch_geometric.io import read_planetoid_data
 
 from eqflow import storage
 from eqflow.errors import DataError, UsageError
-from eqflow.graphs import citations, is_undirected, largest_component, load_graph, planetoid
+from eqflow.graphs import citations, largest_component, load_graph, planetoid
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_papers_that_the_files_leave_out_stay_without_words_edges_and_label(raw)
 
 def test_edges_go_both_ways_once_without_self_loops(raw):
     edges = planetoid("citeseer", raw).edges
-    assert is_undirected(edges)
+    assert edges.is_symmetric
     assert not (edges.sender == edges.receiver).any()
     pairs = torch.stack([edges.sender, edges.receiver])
     assert pairs.unique(dim=1).shape == pairs.shape

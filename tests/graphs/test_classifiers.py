@@ -15,11 +15,11 @@ from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.graphs.encoder import NodeDecoder, NodeEncoder
 from eqflow.graphs.features import from_scipy, to_scipy
 from eqflow.graphs.layered_classifier import (
-    entropic_gcn,
-    gated_gcn,
-    gcn,
-    pair_norm_gcn,
-    residual_gcn,
+    LayeredClassifier,
+    Layers,
+    gated,
+    remedied,
+    residual,
 )
 from eqflow.graphs.rows import Rows
 from eqflow.nn import EntropyAscent, PairNorm
@@ -57,16 +57,20 @@ def graff() -> DiffusionClassifier:
     )
 
 
+def layered(kind: Layers) -> LayeredClassifier:
+    return LayeredClassifier(F, K, kind, W, 4)
+
+
 CLASSIFIERS = {
     "grand": grand,
     "grand, nonlinear": lambda: grand(nonlinear=True),
     "blend": blend,
     "graff": graff,
-    "gcn": lambda: gcn(F, K, W, 3),
-    "residual": lambda: residual_gcn(F, K, W, 4),
-    "entropic": lambda: entropic_gcn(F, K, W, 3, EntropyAscent(1.0, 10.0)),
-    "pair norm": lambda: pair_norm_gcn(F, K, W, 3, PairNorm()),
-    "gated": lambda: gated_gcn(F, K, W, 4),
+    "gcn": lambda: layered(remedied()),
+    "residual": lambda: layered(residual()),
+    "entropic": lambda: layered(remedied(EntropyAscent(1.0, 10.0))),
+    "pair norm": lambda: layered(remedied(PairNorm())),
+    "gated": lambda: layered(gated()),
 }
 every_classifier = pytest.mark.parametrize("name", CLASSIFIERS)
 
@@ -219,4 +223,4 @@ def test_a_solver_that_gives_up_says_so() -> None:
 
 def test_too_few_layers_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 2"):
-        gcn(F, K, W, 1)
+        LayeredClassifier(F, K, remedied(), W, 1)

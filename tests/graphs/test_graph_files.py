@@ -12,7 +12,7 @@ from tiny_graphs import two_components
 
 from eqflow.edges import Edges
 from eqflow.errors import DataError, EmptyData, StorageError, UsageError
-from eqflow.graphs import Graph, is_undirected, read_graph, write_graph
+from eqflow.graphs import Graph, read_graph, write_graph
 from eqflow.graphs.features import from_scipy
 
 N = 5
@@ -310,6 +310,6 @@ def test_a_file_that_is_no_archive_or_a_damaged_one_is_told_apart(tmp_path):
 def test_a_graph_in_which_each_edge_is_listed_once_is_made_undirected(shared_data):
     path = shared_data / "graphs" / "het_wisconsin.npz"
     graph, listed = read_graph(path), read_graph(path, undirected=False)
-    assert is_undirected(graph.edges)
+    assert graph.edges.is_symmetric
     assert (listed.edges.sender < listed.edges.receiver).all()
     assert graph.edges.count == 2 * listed.edges.count

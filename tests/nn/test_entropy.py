@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from odd_graphs import DIRECTED, GRAPHS, IRREGULAR, SYMMETRIC, adjacency, cloud_matrix, draws
-from odd_graphs import relative as relative_error
+from awkward_graphs import DIRECTED, GRAPHS, IRREGULAR, SYMMETRIC, adjacency, cloud_matrix, draws
+from awkward_graphs import relative as relative_error
 from tolerances import TOLERANCE
 from torch import Tensor, nn
 

@@ -5,7 +5,7 @@ import math
 import networkx
 import pytest
 import torch
-from odd_graphs import (
+from awkward_graphs import (
     DIRECTED,
     GRID,
     IRREGULAR,

@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 import torch
-from odd_graphs import DIRECTED, GRAPHS, IRREGULAR, SYMMETRIC, adjacency, draws
-from odd_graphs import relative as relative_error
+from awkward_graphs import DIRECTED, GRAPHS, IRREGULAR, adjacency, draws
+from awkward_graphs import relative as relative_error
 from tolerances import TOLERANCE
 from torch import Tensor
 from torch_geometric.nn import GCNConv
@@ -21,7 +21,7 @@ from eqflow.nn import (
     symmetric_weights,
     with_self_loops,
 )
-from eqflow.nn.per_graph import degrees, is_symmetric, once_per_graph
+from eqflow.nn.per_graph import degrees, once_per_graph
 
 every_graph = pytest.mark.parametrize("edges", GRAPHS.values(), ids=GRAPHS)
 SUMS = TOLERANCE[torch.float64]
@@ -173,8 +173,3 @@ def test_what_was_kept_in_inference_mode_serves_a_backward_pass() -> None:
         layer(draws(20, 3), edges)
     layer(draws(20, 3), edges).sum().backward()
     assert bool(layer.weight.grad.isfinite().all())
-
-
-def test_a_graph_is_symmetric_if_edges_lead_back_as_often() -> None:
-    assert all(is_symmetric(edges) for edges in SYMMETRIC.values())
-    assert not any(is_symmetric(edges) for edges in DIRECTED.values())

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from odd_graphs import GRAPHS, IRREGULAR, adjacency, cloud_matrix, draws
-from odd_graphs import relative as relative_error
+from awkward_graphs import GRAPHS, IRREGULAR, adjacency, cloud_matrix, draws
+from awkward_graphs import relative as relative_error
 from torch import Tensor
 from torch_geometric.nn.norm import PairNorm as PyGPairNorm
 

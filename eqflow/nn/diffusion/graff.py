@@ -72,6 +72,11 @@ class GRAFF(AbstractDiffusion):
         """Whether there is no ReLU and one matrix for all times."""
         return not self.nonlinear and len(self.mixing) == 1
 
+    @property
+    def moves_by_coefficients(self) -> bool:
+        """Whether there is no ReLU."""
+        return not self.nonlinear
+
     def coefficients(
         self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
     ) -> Coefficients:

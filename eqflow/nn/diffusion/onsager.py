@@ -18,14 +18,12 @@ for Quantum Chemistry (Gilmer et al., 2017), arXiv:1704.01212, eq. 1.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqflow.edges import Edges, edge_linear, segment_sum
-from eqflow.edges.weights import Normaliser
-from eqflow.nn.diffusion.attention import Over
-from eqflow.nn.diffusion.diffusivity import AbstractDiffusivity
 from eqflow.nn.diffusion.grand import GRAND
 from eqflow.nn.diffusion.operator import Coefficients
 from eqflow.nn.diffusion.symmetric_matrices import SymmetricMatrix
@@ -35,31 +33,13 @@ from eqflow.nn.field import AbstractField
 class Onsager(GRAND):
     """Attention diffusion whose channels mix by a symmetric, positive semidefinite matrix.
 
-    Args are those of `GRAND`.
+    Args:
+        width: Channels C of a node's state.
+        options: As in `GRAND`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        heads: int = 8,
-        attention_width: int = 64,
-        diffusivity: str | AbstractDiffusivity = "scaled_dot",
-        normaliser: Normaliser = "softmax",
-        over: Over = "rows",
-        nonlinear: bool = False,
-        source: bool = True,
-    ) -> None:
-        super().__init__(
-            width,
-            heads=heads,
-            attention_width=attention_width,
-            diffusivity=diffusivity,
-            normaliser=normaliser,
-            over=over,
-            nonlinear=nonlinear,
-            source=source,
-        )
+    def __init__(self, width: int, **options: Any) -> None:
+        super().__init__(width, **options)
         self.mixing = SymmetricMatrix(width, "positive")
         nn.init.eye_(self.mixing.free)
 

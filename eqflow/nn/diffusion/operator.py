@@ -85,6 +85,14 @@ class AbstractDiffusion(AbstractField):
 
     is_linear: bool = False
 
+    @property
+    def moves_by_coefficients(self) -> bool:
+        """Whether the velocity is that of the coefficients, with nothing done to it.
+
+        Methods that know the coefficients serve no other field.
+        """
+        return type(self).forward is AbstractDiffusion.forward
+
     @abstractmethod
     def coefficients(
         self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None

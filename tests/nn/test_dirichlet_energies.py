@@ -4,8 +4,17 @@ import math
 
 import pytest
 import torch
-from odd_graphs import DIRECTED, GRAPHS, GRID, SYMMETRIC, adjacency, both_ways, cloud_matrix, draws
-from odd_graphs import relative as relative_error
+from awkward_graphs import (
+    DIRECTED,
+    GRAPHS,
+    GRID,
+    SYMMETRIC,
+    adjacency,
+    both_ways,
+    cloud_matrix,
+    draws,
+)
+from awkward_graphs import relative as relative_error
 from torch import Tensor
 
 from eqflow.edges import Edges
