@@ -4,7 +4,8 @@
 
 DATA is a folder of raw Planetoid files. Both sides take the published settings and the same
 weights; the port solves by torchdiffeq's dopri5 at the published tolerances. An epoch is forward,
-loss and backward, without the optimizer. How far each side's logits are from those of a solve in
+loss and backward, without the optimizer; an evaluation is one of the right-hand side, without
+gradients. How far each side's logits are from those of a solve in
 float64 at 1e-10 says what its accuracy is; dropout is off for that.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +108,28 @@ def exact_logits(classifier: DiffusionClassifier, graph: Graph) -> Tensor:
         return tight(graph)
 
 
+def evaluations_of(
+    classifier: DiffusionClassifier, port: PublishedDiffusion, graph: Graph, edge_index: Tensor
+) -> dict[str, Callable[[], None]]:
+    """One evaluation of the right-hand side of each, without gradients."""
+    with torch.no_grad():
+        z = classifier.encoder.eval()(graph).clone()
+    time = torch.zeros(())
+    field = classifier.field
+    constant = field.coefficients(time, z, graph.edges, z) if field.is_linear else None
+    published = port.rate(z, edge_index)
+
+    @torch.no_grad()
+    def ported() -> None:
+        published(time, z)
+
+    @torch.no_grad()
+    def own() -> None:
+        constant.velocity(z) if constant else field(time, z, graph.edges, z)
+
+    return {"published": ported, "eqflow": own}
+
+
 def main(folder: Path, rounds: int) -> None:
     """Compare and write the results."""
     torch.set_num_threads(1)
@@ -150,10 +174,13 @@ def main(folder: Path, rounds: int) -> None:
                 "eqflow": classifier.classify(graph).evaluations,
             }
         seconds = race({"published": published_epoch, "eqflow": own_epoch}, rounds, steady=True)
+        each = race(evaluations_of(classifier, port, graph, edge_index), 3 * rounds, steady=True)
         ratio = seconds["published"] / seconds["eqflow"]
         results[name] = {
             "seconds": seconds,
             "ratio": ratio,
+            "seconds_of_an_evaluation": each,
+            "ratio_of_an_evaluation": each["published"] / each["eqflow"],
             "attention_evaluations": evaluations,
             "largest_error_of_logits": errors,
             "largest_logit": float(exact.abs().max()),
@@ -162,7 +189,8 @@ def main(folder: Path, rounds: int) -> None:
             f"{name:18} epoch {1e3 * seconds['published']:7.0f} ms published, "
             f"{1e3 * seconds['eqflow']:6.0f} ms here: {ratio:4.1f} times; error of logits "
             f"{errors['published']:.1e} and {errors['eqflow']:.1e} "
-            f"({evaluations['published']} and {evaluations['eqflow']} evaluations)"
+            f"({evaluations['published']} and {evaluations['eqflow']} evaluations); an evaluation "
+            f"{1e3 * each['published']:.1f} and {1e3 * each['eqflow']:.1f} ms"
         )
     write_results("graph_training", {"rounds": rounds, "cases": results})
 

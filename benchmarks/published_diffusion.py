@@ -11,6 +11,7 @@ on Graphs (Chamberlain et al., 2021), arXiv:2110.09443.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,14 @@ class PublishedDiffusion(nn.Module):
         if self.place is not None:
             u = self.place(F.dropout(encoding, s.input_dropout, self.training))
             z = torch.cat([z, u], 1)
-        fixed = None if s.nonlinear else self.attention(z, edge_index)
+        times = torch.tensor([0.0, s.time])
+        rate = self.rate(z, edge_index)
+        z = odeint(rate, z, times, method="dopri5", atol=s.atol, rtol=s.rtol)[1]
+        return self.decode(F.dropout(z.relu(), s.dropout, self.training))
+
+    def rate(self, z: Tensor, edge_index: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The right-hand side of a solve that starts from `z` (N, C)."""
+        fixed = None if self.settings.nonlinear else self.attention(z, edge_index)
 
         def rate(_t: Tensor, state: Tensor) -> Tensor:
             self.evaluations += 1
@@ -75,9 +83,7 @@ class PublishedDiffusion(nn.Module):
             )
             return self.alpha.sigmoid() * (moved - state) + self.beta * z
 
-        times = torch.tensor([0.0, s.time])
-        z = odeint(rate, z, times, method="dopri5", atol=s.atol, rtol=s.rtol)[1]
-        return self.decode(F.dropout(z.relu(), s.dropout, self.training))
+        return rate
 
     def attention(self, z: Tensor, edge_index: Tensor) -> Tensor:
         """Weights (E,), the mean over heads of squareplus, normalised by row or column."""
