@@ -1,6 +1,6 @@
 """Test accuracy on Cora against depth, with and without remedies against oversmoothing.
 
-    python benchmarks/oversmoothing_accuracy.py DATA [seeds=3] [depths=4,8,16] [width=64] [keep=true]
+    python benchmarks/oversmoothing_accuracy.py DATA [seeds=3] [depths=4,8] [width=64] [keep=true]
 
 The setting of the entropy paper's table 1 (Adam at 1e-3 with a cosine, 100 epochs, public split,
 λ = 1 and T = 10 for Cora), at a width of 64 channels where the paper has 256. The ascent is tried
