@@ -12,7 +12,8 @@ linear equation:
 
 of order 1 and 2, and exact where the coefficients are constant. The middle is predicted by the
 coefficients of the step before, which are wrong by `O(h)` over half a step: enough for order 2.
-So either evaluates attention once a step; the rest is sparse products.
+So either evaluates attention once a step, the second once more at the start; the rest is sparse
+products.
 
 References: Exponential integrators (Hochbruck, Ostermann, 2010), section 2; On the exponential
 solution of differential equations for a linear operator (Magnus, 1954), for the second.

@@ -178,7 +178,7 @@ class _Equations:
             flat = _vector(self.scale.expand(self.shape))
             scale = LinearOperator(square, lambda v: flat * v.reshape(-1), dtype=b.dtype)
         least, residual = b * 0, np.inf
-        for method in (cg,) if self.is_definite else (bicgstab, gmres):
+        for method in (cg, bicgstab, gmres) if self.is_definite else (bicgstab, gmres):
             more = {"restart": RESTART, "maxiter": ITERATIONS // RESTART}
             more = more if method is gmres else {"maxiter": ITERATIONS}
             with np.errstate(all="ignore"):
@@ -202,14 +202,19 @@ def _vector(x: Tensor) -> np.ndarray:
 
 def _with_parts(coefficients: Coefficients, parts: list[Tensor | None]) -> Coefficients:
     weight, gain, mixing, damping = parts
-    assert weight is not None  # for the type checker
-    return Coefficients(coefficients.edges, weight, gain, mixing, damping)
+    return Coefficients(
+        coefficients.edges,
+        coefficients.weight if weight is None else weight,
+        gain,
+        mixing,
+        damping,
+    )
 
 
 def _is_symmetric(coefficients: Coefficients, like: Tensor) -> bool:
     """Whether `⟨u, L v⟩ = ⟨v, L u⟩` for two random states: surely not, or almost surely."""
     source = rng.generator(0, "symmetry", device=like.device)
-    u, v = (rng.rademacher(tuple(like.shape), like, source) for _ in range(2))
+    u, v = (rng.normal(tuple(like.shape), like, source) for _ in range(2))
     Lu, Lv = coefficients.linear(u), coefficients.linear(v)
     difference = float((u * Lv - v * Lu).sum().abs())
     size = float((u * Lv).norm() + (v * Lu).norm())

@@ -158,8 +158,9 @@ def _expand(
         effort.spend(1)
         v = P(v) if k else coefficients.velocity(x)
         moved = [torch.add(y, v, alpha=b) for y, b in zip(moved, column, strict=True)]
-        # Bounds of what mixes channels are coarse, and powers shrink faster than they say.
-        if float(rest[k]) * limits.size(v) <= enough:
+        # Bounds of what mixes channels are coarse, and powers of `v` shrink faster than they say;
+        # not those of its derivatives, which another direction may have to pass.
+        if not v.requires_grad and float(rest[k]) * limits.size(v) <= enough:
             break
     return moved
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,24 +52,35 @@ class DiffusionClassifier(AbstractNodeClassifier):
         self.penalties: tuple[Measure, ...] = tuple(penalties)
 
     def logits_at(self, graph: Graph, times: Sequence[float]) -> list[Tensor]:
-        """The logits (N, K) of the state at each of several times, which rise from above 0.
+        """The logits (N, K) of the state at each of several times above 0, each by its own solve.
 
         To read the state early, when it serves validation nodes best, is a choice made after
-        training: `time` is what was trained.
+        training: `time` is what was trained. They are those of a classifier that reads there.
         """
-        return [self.decoder(z) for z in self.path(graph, times)[1:]]
+        return [
+            self.decoder(self._solve(graph, [time], self.solver_until(time)).final())
+            for time in times
+        ]
+
+    def solver_until(self, time: float) -> Solver:
+        """The solver with steps as long as those of `time`, where steps are fixed."""
+        return replace(self.solver, steps=max(1, round(self.solver.steps * time / self.time)))
+
+    def read_at(self, time: float) -> None:
+        """Read the state at another time from now on."""
+        self.solver, self.time = self.solver_until(time), time
 
     def path(self, graph: Graph, times: Sequence[float]) -> Tensor:
         """The state at time 0 and at each of `times`, shape (1 + T, N, C)."""
-        return self._solve(graph, times).require()
+        return self._solve(graph, times, self.solver).require()
 
     def _classify(self, graph: Graph) -> Classification:
-        found = self._solve(graph, [self.time])
+        found = self._solve(graph, [self.time], self.solver)
         logits = self.decoder(found.final())
         penalties = {name: sums.sum() / graph.nodes for name, sums in found.measured.items()}
         return Classification(logits, penalties, found.evaluations)
 
-    def _solve(self, graph: Graph, times: Sequence[float]) -> Diffused:
+    def _solve(self, graph: Graph, times: Sequence[float], solver: Solver) -> Diffused:
         measure = self.penalties if self.training else ()
         z = self.encoder(graph)
         # The seed by which whoever trains lets dropout draw.
@@ -79,7 +91,7 @@ class DiffusionClassifier(AbstractNodeClassifier):
             z,
             graph.edges,
             times[-1],
-            self.solver,
+            solver,
             times=[0.0, *times],
             measure=measure,
             source=source,

@@ -111,10 +111,12 @@ def _diffusion(
         dropout=model.dropout,
         hidden_layer=model.hidden_layer,
     )
-    time = statistics.get("stop_time", model.time)
     field = FIELDS[model.name](model)
     chosen = build_node_solver(model, solver)
-    return DiffusionClassifier(field, encoder, decoder, time, chosen, penalties)
+    classifier = DiffusionClassifier(field, encoder, decoder, model.time, chosen, penalties)
+    if "stop_time" in statistics:
+        classifier.read_at(statistics["stop_time"])
+    return classifier
 
 
 def _attention(model: AttentionModelConfig) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class PprConfig(EncodingConfig):
 
     name: str = leaf("ppr", "ppr")
     width: int | None = leaf(
-        None, "channels of an encoding; of ppr, null: as published, one a node, for this graph only"
+        None,
+        "channels of an encoding; of ppr, null: one a node, the 64 largest, for this graph",
     )
     teleport: float = leaf(0.05, "probability to return to the node at each step")
 

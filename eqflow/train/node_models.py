@@ -90,7 +90,7 @@ class GraffConfig(DiffusionModelConfig):
 
 @dataclass
 class OnsagerConfig(AttentionModelConfig):
-    """Attention diffusion with a free mixing of channels (Onsager)."""
+    """Attention diffusion whose channels mix by a symmetric, positive matrix (Onsager)."""
 
     name: str = leaf("onsager", "onsager")
 

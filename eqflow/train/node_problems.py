@@ -171,6 +171,19 @@ def _contradictions(config: NodeConfig) -> Iterator[str]:
             "encoding: found poincare, whose points have distances of the Poincaré ball; expected "
             "model=blend model.diffusivity=position_and_feature model.space=hyperbolic with it."
         )
+    if encoding.name == "poincare" and (by_encoding or getattr(model, "neighbours", None)):
+        yield (
+            "encoding: found poincare with nearest neighbours in it, which would be those of flat "
+            "space and not of the ball; expected rewiring=none and no model.neighbours with it."
+        )
+    if isinstance(model, GraffConfig) and model.matrices > 1:
+        steps = model.layers or config.solver.steps
+        if config.solver.method in ADAPTIVE or model.matrices != steps:
+            yield (
+                f"model.matrices: found {model.matrices} with {steps} steps of "
+                f"solver.method={config.solver.method}, expected a matrix for each step of a "
+                "fixed-step method: set model.layers to as many, or model.matrices=1."
+            )
     if by_encoding and (not is_encoded or encoding.width is None):
         yield (
             f"rewiring: found {rewiring.name} without an encoding of some channels, expected "

@@ -181,3 +181,21 @@ def test_nothing_to_do_is_done() -> None:
     coefficients = unit_weights()
     constant = torch.full((coefficients.edges.nodes, 2), 3.25, dtype=torch.float64)
     assert torch.equal(step(coefficients, constant, 10.0), constant)
+
+
+@pytest.mark.parametrize("nodes", [3, 4, 5])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_one_edge_without_its_reverse_is_never_taken_for_symmetric(
+    nodes: int, channels: int
+) -> None:
+    path = [(k, k + 1) for k in range(nodes - 1)]
+    pairs = torch.tensor([*path, *((b, a) for a, b in path), (0, nodes - 1)]).t()
+    edges = Edges.from_index(pairs, nodes)
+    coefficients = Coefficients(edges, torch.ones(edges.count, dtype=torch.float64))
+    x = state_of(edges)[:, :channels]
+    end = step(coefficients, x, 1000.0, 1e-10)
+    operator = torch.stack(
+        [coefficients.linear(row.reshape(-1, 1)).squeeze(1) for row in torch.eye(nodes).double()], 1
+    )
+    expected = torch.linalg.solve(torch.eye(nodes).double() - 1000 * operator, x)
+    assert relative_error(end, expected) < 1e-6

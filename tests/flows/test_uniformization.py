@@ -308,3 +308,25 @@ def test_values_that_are_not_finite_are_told_where_they_are(kind: str, broken: s
     with pytest.raises(NonFinite) as stopped:
         propagate(coefficients, x, [0, 1.0])
     assert not torch.isfinite(stopped.value.broken[row]).all()
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
+def test_the_gradient_at_an_equilibrium_is_that_of_the_matrix_exponential(tolerance: float) -> None:
+    """There every power of the velocity vanishes, and none of its derivatives does."""
+    edges = Edges.from_index(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), 3)
+    degree = edges.incoming.lengths.double()
+    weight = (degree[edges.sender] * degree[edges.receiver]).rsqrt()
+    W = torch.tensor([[1.0, 0.3], [0.3, 0.8]], dtype=torch.float64)
+    A = torch.zeros(3, 3, dtype=torch.float64)
+    A[edges.receiver, edges.sender] = weight
+    L = torch.kron(A, W) - torch.eye(6, dtype=torch.float64)
+    parts = Coefficients(
+        edges, weight, gain=edges.incoming.sum(weight), mixing=W, damping=torch.ones(()).double()
+    )
+    covector = torch.arange(6.0, dtype=torch.float64).reshape(3, 2)
+    for x in (torch.zeros(3, 2, dtype=torch.float64), 1e-9 * covector):
+        x = x.clone().requires_grad_()
+        end = propagate(parts, x, [0.0, 2.0], tolerance=tolerance).states[-1]
+        (found,) = torch.autograd.grad(end, x, covector)
+        expected = torch.linalg.matrix_exp(2 * L).t() @ covector.reshape(-1)
+        torch.testing.assert_close(found.reshape(-1), expected, rtol=10 * tolerance, atol=0)

@@ -158,6 +158,9 @@ class Exponential(_Projected):
     def forward(self, z: Tensor, edges: Edges) -> Tensor:
         """The logits, shape (E, H)."""
         query, key = self.queries_and_keys(z)
+        # Distances do not change, and squares far from the origin would lose their digits.
+        centre = edges.clouds.expand(edges.clouds.mean(query.detach()))
+        query, key = query - centre, key - centre
         ends = gather(query.square().sum(-1), edges, "receiver") + gather(
             key.square().sum(-1), edges, "sender"
         )

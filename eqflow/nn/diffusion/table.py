@@ -15,7 +15,8 @@ DIGL           fixed, random walk     of personalised PageRank         `A x W`
 DGCNN, DGM     distance               nearest neighbours in `x(t)`     `A x W`
 =============  =====================  ===============================  =================
 
-and CGNN by its rate, `ẋ = Ã x − x + x (W − I) + x(0)`.
+(of MoNet the Gaussians are normalised over the neighbours of a node), and CGNN by its rate,
+`ẋ = Ã x − x + x (W − I) + x(0)`.
 
 Edges are an argument of a field's call, not a part of it: `Edges.complete`, `ppr_top_k` and the
 like make them; `dgcnn` alone makes its own.

@@ -161,6 +161,17 @@ def test_a_state_of_zeros_has_finite_logits_and_gradients(name: str) -> None:
     assert z.grad.isfinite().all()
 
 
+def test_the_exponential_kernel_keeps_its_digits_far_from_the_origin() -> None:
+    edges = dict(graphs())["irregular"]
+    module = shaken(Exponential(C, H, D))
+    with torch.no_grad():
+        module.key.weight.copy_(module.query.weight)
+    z = states(edges, C, "far")
+    near, far = (module.float()(part.float(), edges) for part in (z, z + 1000))
+    torch.testing.assert_close(far, module.double()(z + 1000, edges).float(), rtol=0, atol=1e-3)
+    assert near.shape == far.shape
+
+
 def test_the_kernel_of_positions_does_not_change_with_their_motion() -> None:
     module = shaken(PositionAndFeature(3, 4, H, D))
     for _, batch in clouds():
