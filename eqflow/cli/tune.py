@@ -291,7 +291,8 @@ def _require_sensible(
         )
     if not texts:
         problems.append(
-            "space: found nothing to search, expected space.KEY=[low,high] or preset=…."
+            "space: found nothing to search, expected space.KEY=[low,high], preset=attention or "
+            "preset=graff."
         )
     if problems:
         raise UsageError("\n".join(problems))

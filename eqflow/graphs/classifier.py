@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eqflow.errors import DataError
 from eqflow.graphs.graph import Graph
+from eqflow.nn.graph_convolution import with_self_loops
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class AbstractNodeClassifier(nn.Module, ABC):
         features: Width F of the node features it takes.
         encoding_features: Width P of the positional encodings it takes, 0 for none.
         classes: Number K of classes.
+        loops_itself: Whether nodes without a self loop get one first, as those it was trained on.
     """
 
     features: int
     encoding_features: int
     classes: int
+    loops_itself: bool = False
 
     def forward(self, graph: Graph) -> Tensor:
         """The logits of each node's class, shape (N, K).
@@ -63,7 +66,12 @@ class AbstractNodeClassifier(nn.Module, ABC):
                     f"{graph.name}: found {found:,} {what} a node, expected {expected:,}: those "
                     "the classifier was made for. Give data of the same kind as it was trained on."
                 )
-        return self._classify(graph)
+        return self._classify(self.looped(graph))
+
+    def looped(self, graph: Graph) -> Graph:
+        """The graph as the classifier works on it; itself where its self loops are all there."""
+        edges = with_self_loops(graph.edges) if self.loops_itself else graph.edges
+        return graph if edges.count == graph.edges.count else graph.with_edges(edges)
 
     @abstractmethod
     def _classify(self, graph: Graph) -> Classification:

@@ -81,6 +81,7 @@ class DiffusionClassifier(AbstractNodeClassifier):
         return Classification(logits, penalties, found.evaluations)
 
     def _solve(self, graph: Graph, times: Sequence[float], solver: Solver) -> Diffused:
+        graph = self.looped(graph)
         measure = self.penalties if self.training else ()
         z = self.encoder(graph)
         # The seed by which whoever trains lets dropout draw.

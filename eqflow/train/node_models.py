@@ -114,6 +114,7 @@ class ResidualGcnConfig(LayeredModelConfig):
     """Graph convolutions added to the state."""
 
     name: str = leaf("residual_gcn", "residual_gcn")
+    layers: int = leaf(4, "graph convolutions; those but the first and the last are residual")
 
 
 @dataclass
@@ -143,6 +144,7 @@ class GatedGcnConfig(LayeredModelConfig):
     """Graph convolutions under gradient gating (G2)."""
 
     name: str = leaf("gated_gcn", "gated_gcn")
+    layers: int = leaf(4, "graph convolutions; those but the first and the last are gated")
     power: float = leaf(2.0, "p, of the differences in the gate")
 
 

@@ -85,6 +85,11 @@ class NodeRun(AbstractRun[NodeConfig, NodeTrainer]):
     def final_figures(self, trainer: NodeTrainer) -> tuple[dict[str, Any], list[str]]:
         """Accuracy and loss of every part with the best weights; test nodes are read here alone."""
         progress, split = trainer.progress, self.data.split
+        if progress.skipped >= progress.step:
+            raise NumericalError(
+                f"{self.folder}: none of the {progress.step} steps had a finite loss and gradient, "
+                "so nothing was learned. Lower model.time in another run.dir."
+            )
         readings = trainer.readings(trainer.best_model())
         logits = dict(readings).get(progress.best_time, readings[0][1]).cpu()
         if not bool(logits.isfinite().all()):

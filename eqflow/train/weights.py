@@ -133,7 +133,10 @@ def _classifier(config: dict[str, Any], statistics: dict[str, Any]) -> AbstractN
         raise UsageError(f"model.name: found {name!r}, expected {' or '.join(NODE_MODELS)}")
     model = section(NODE_MODELS[name], config["model"])
     solver = section(NodeSolverConfig, config["solver"])
-    return build_classifier(model, solver, statistics, seed=0)
+    classifier = build_classifier(model, solver, statistics, seed=0)
+    # Its run gave every node a self loop; whoever loads it need not.
+    classifier.loops_itself = bool(config["data"]["self_loops"])
+    return classifier
 
 
 def divergence_of_run(path: str | Path) -> DivergenceConfig:

@@ -16,7 +16,7 @@ import yaml
 
 from eqflow.edges import Edges
 from eqflow.errors import UsageError
-from eqflow.graphs import Graph
+from eqflow.graphs import Graph, read_graph
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.train import load
 from eqflow.train.node_data import digest, moved
@@ -447,3 +447,23 @@ def test_of_a_folder_the_files_that_are_read_have_the_fingerprint(
     assert run.data_fingerprint() == before
     (tmp_path / "het_texas.npz").write_bytes(b"other")
     assert run.data_fingerprint() != before
+
+
+def test_a_loaded_classifier_gives_nodes_the_self_loops_it_was_trained_with(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert tiny_nodes.train(data, folder, "train.steps=3") == 0
+    model = load(folder)
+    prepared = tiny_nodes.run(data, folder).prepare().graph
+    bare = read_graph(data)
+    assert bare.edges.count < prepared.edges.count
+    assert torch.equal(model(bare), model(prepared))
+
+
+def test_a_run_none_of_whose_steps_succeeded_is_a_numerical_failure(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["solver.method=euler", "model.time=1e30", "train.steps=3"]
+    assert tiny_nodes.train(data, tmp_path / "run", *words) == 4
+    assert "none of the 3 steps" in capsys.readouterr().err
