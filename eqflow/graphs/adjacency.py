@@ -7,7 +7,6 @@ undirected graphs, so by default all three become symmetric.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from eqflow.edges import Edges
@@ -38,13 +37,5 @@ def joined(
         return edges
     if not self_loops:
         edge_index = edge_index[:, edge_index[0] != edge_index[1]]
-    if undirected:
-        edge_index = symmetric(edge_index, nodes)
-    return Edges.from_index(edge_index, nodes, ptr)
-
-
-def symmetric(edge_index: Tensor, nodes: int) -> Tensor:
-    """Each pair in both directions, once, sorted by receiver; a self loop is its own reverse."""
-    sender, receiver = edge_index
-    both = torch.cat([receiver * nodes + sender, sender * nodes + receiver]).unique()
-    return torch.stack([both % max(nodes, 1), both // max(nodes, 1)])
+    edges = Edges.from_index(edge_index, nodes, ptr)
+    return edges.undirected() if undirected else edges

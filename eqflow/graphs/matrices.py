@@ -12,7 +12,6 @@ what happens in each step of a model goes through `eqflow.edges` instead.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.edges import Edges
 from eqflow.errors import UsageError
+from eqflow.graphs.features import csr
 
 # Up to so many rows a dense decomposition is as fast as an iterative one, and exact.
 DENSE_ROWS = 400
@@ -85,16 +85,11 @@ def unit_rows(
 def to_torch(matrix: csr_array, dtype: torch.dtype = torch.float64) -> Tensor:
     """The same matrix as a sparse CSR tensor on the CPU."""
     matrix.sort_indices()
-    with warnings.catch_warnings():
-        # torch says once that sparse CSR tensors are young.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int64)),
-            torch.from_numpy(matrix.indices.astype(np.int64)),
-            torch.from_numpy(matrix.data).to(dtype),
-            size=matrix.shape,
-            check_invariants=True,
-        )
+    starts, columns = (
+        torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
+    )
+    rows, width = matrix.shape
+    return csr(starts, columns, torch.from_numpy(matrix.data).to(dtype), (rows, width))
 
 
 def to_scipy(matrix: Tensor) -> csr_array:
