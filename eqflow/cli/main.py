@@ -111,7 +111,7 @@ def _is_special(what: str, key: str, leaf: Key) -> bool:
 
 
 def _line(key: str, default: str, text: str) -> str:
-    return f"  {key:<28}{default:<16}{text}"
+    return f"  {key:<28}{default:<15} {text}"
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:

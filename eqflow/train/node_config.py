@@ -165,8 +165,9 @@ class NodeSolverConfig:
 
     method: str = leaf(
         "dopri5",
-        "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler, implicit (fixed steps), "
-        "or exponential: a linear diffusion in closed form",
+        "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler, implicit, "
+        "exponential_euler (fixed steps), or exponential: a linear diffusion in closed form, of "
+        "order 2 in fixed steps otherwise",
     )
     rtol: float = leaf(1e-4, "relative tolerance")
     atol: float = leaf(1e-4, "absolute tolerance, in units of the state")

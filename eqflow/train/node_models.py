@@ -43,7 +43,8 @@ class AttentionModelConfig(DiffusionModelConfig):
     attention_width: int = leaf(64, "channels of queries and keys, of all heads together")
     diffusivity: str = leaf(
         "scaled_dot",
-        "scaled_dot, cosine, pearson, exponential, additive, distance or gaussian_mixture",
+        "scaled_dot, cosine, pearson, exponential, additive, distance or gaussian_mixture; of "
+        "blend position_and_feature as well",
     )
     normaliser: str = leaf("softmax", "softmax or squareplus")
     over: str = leaf("rows", "what sums to 1: rows (a receiver's edges) or columns (a sender's)")
@@ -81,9 +82,10 @@ class GraffConfig(DiffusionModelConfig):
     name: str = leaf("graff", "graff")
     mixing: str = leaf(
         "symmetric",
-        "form of W: symmetric, diagonal, diagonal_dominant, positive, negative, spectral",
+        "form of W: symmetric, diagonal, diagonal_dominant, positive, negative, spectral, zero or "
+        "identity",
     )
-    damping: str = leaf("diagonal", "form of Ω: those of W, zero or identity")
+    damping: str = leaf("diagonal", "form of Ω: as of W")
     nonlinear: bool = leaf(False, "a ReLU around the velocity")
     matrices: int = leaf(1, "matrices W, Ω in turn over the time; one for each step is published")
 
