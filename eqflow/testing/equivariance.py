@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eqflow.geometry import Clouds
+from eqflow.geometry.representations import representation
 from eqflow.testing.motions import random_motions
 from eqflow.testing.outputs import CloudFunction, evaluate, scale
-from eqflow.testing.representations import representation
 from eqflow.testing.tolerances import tolerance_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def discrepancies(
     worst: dict[str, Discrepancy] = {}
     for motion in moves:
         moved = evaluate(fn, motion.apply(batch), kind)
-        expected = kind.act(still.values, motion, still.cloud)
+        expected = kind.act(still.values, motion.rotation, motion.translation, still.cloud)
         if still.has_row_per_point:
             expected = expected[motion.order]
         errors = still.largest(moved.values - expected) / size

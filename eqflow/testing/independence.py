@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from eqflow.geometry import Clouds
+from eqflow.geometry.representations import Representation
 from eqflow.testing.outputs import CloudFunction, Output, evaluate, scale
-from eqflow.testing.representations import Representation
 from eqflow.testing.tolerances import tolerance_of
 
 

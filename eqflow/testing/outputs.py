@@ -11,8 +11,8 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Clouds, centre_of_mass
+from eqflow.geometry.representations import Representation
 from eqflow.testing.motions import spread
-from eqflow.testing.representations import Representation
 
 CloudFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
