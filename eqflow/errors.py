@@ -72,6 +72,10 @@ class NotCentered(NumericalError):
     """Positions whose centre of mass is not at the origin where a density needs it there."""
 
 
+class DegenerateFrame(NumericalError):
+    """A cloud without unique principal axes, so that an average over them means nothing."""
+
+
 class SolverFailed(NumericalError):
     """An integration that ended before its last time."""
 

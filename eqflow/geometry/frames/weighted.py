@@ -1,0 +1,129 @@
+r"""Weighted frames: poses by all points in turn, each with a weight that is a smooth function.
+
+A point gives the first axis with weight :math:`α_i ∝ ρ_i^p` of its distance from the origin, a
+second point the next with weight :math:`β_{j|i} ∝ ρ_{j|i}^p` of its distance from the line of the
+first, and so on; the last axis is perpendicular to the others. A pose that is about to be undefined
+has weight zero, so averages are continuous. Every axis but the first is taken with both signs: as a
+cloud becomes collinear, the axes perpendicular to it turn about it ever faster, and signs cancel
+what would depend on them.
+
+Robust weighted frames are due to Dym, Lawrence and Siegel (2024), arXiv:2402.16077; weights that
+are normalised axis by axis, so that signs of the first axis are not needed, and the threshold are
+this package's.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from eqflow.errors import UsageError
+from eqflow.geometry.frames.abstract import AbstractFrame
+from eqflow.geometry.frames.axes import pose
+from eqflow.geometry.frames.beginnings import Beginnings
+from eqflow.geometry.frames.poses import Poses
+from eqflow.geometry.segments import Segments
+
+# Power of the mean that stands for the largest distance: smooth, and never above the largest.
+LEHMER = 8
+
+
+class WeightedFrame(AbstractFrame):
+    r"""A frame whose averages are exact and continuous on every cloud.
+
+    A cloud of `n` points in three dimensions has up to `4 n (n − 1)` poses under O(3) and half as
+    many under SO(3); in two dimensions `2 n` and `n`. A threshold leaves out those of points that
+    are not far enough, still continuously: weights are :math:`(ρ / \bar ρ − θ)_+^p`, where
+    :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance.
+
+    Averages of scalars and vectors are continuous wherever points do not all coincide; averages of
+    tensors also have to stay away from collinear clouds, where a tensor may turn about the line.
+    Their derivatives are continuous where `n ≥ 3` points span at least `d − 1` dimensions.
+
+    Args:
+        power: Exponent p of the weights, at least 2, for derivatives that stay bounded.
+        threshold: θ, at least 0 and below 1.
+
+    Raises:
+        UsageError: If an argument is out of range.
+    """
+
+    is_continuous = True
+
+    def __init__(self, power: float = 2.0, threshold: float = 0.0) -> None:
+        if not 2 <= power < float("inf"):
+            raise UsageError(f"power: found {power}, expected at least 2.")
+        if not 0 <= threshold < 1:
+            raise UsageError(f"threshold: found {threshold}, expected at least 0 and below 1.")
+        self.power = power
+        self.threshold = threshold
+
+    def __call__(
+        self, x: Tensor, clouds: Segments, types: Tensor | None = None, proper: bool = False
+    ) -> Poses:
+        """The poses; arguments as in `AbstractFrame`, of which types are not made use of."""
+        d = x.shape[1]
+        with torch.no_grad():
+            radius = clouds.max(x.detach().norm(dim=-1)).clamp(min=0)
+        found = Beginnings.none_yet(x, clouds)
+        rank = torch.full_like(clouds.lengths, d)
+        for level in range(d - 1):
+            found, spans = self._extended(found, radius)
+            rank = torch.where(~spans & (rank > level), level, rank)
+        return _with_signs(found, rank, proper)
+
+    def _extended(self, found: Beginnings, radius: Tensor) -> tuple[Beginnings, Tensor]:
+        """Beginnings with one axis more, and the clouds (B,) some point of which gave it."""
+        tolerance = torch.finfo(found.x.dtype).eps ** 0.5
+        rest = found.rest
+        square = rest.square().sum(-1)
+        with torch.no_grad():
+            least = (tolerance * radius)[found.cloud][found.extensions.ids]
+            usable = square > least.square()
+            spans = found.extension_owners.max(usable.to(square.dtype)) > 0
+        distance = torch.where(usable, square, torch.ones_like(square)).sqrt()
+        distance = torch.where(usable, distance, torch.zeros_like(distance))
+        reach = found.extensions.expand(_lehmer_mean(distance, found.extensions))
+        excess = (distance / reach - self.threshold).clamp(min=0)
+        weight = excess**self.power
+        total = found.extensions.sum(weight)
+        share = weight / found.extensions.expand(torch.where(total > 0, total, 1.0))
+        weight = share * found.weight[found.extensions.ids]
+        chosen = (weight.detach() > 0).nonzero().squeeze(1)
+        on = found.extended(chosen, distance[chosen], weight[chosen])
+        return on.beside(found.filled((~spans[found.cloud]).nonzero().squeeze(1))), spans
+
+
+def _lehmer_mean(distance: Tensor, rows: Segments) -> Tensor:
+    """`Σ ρ^8 / Σ ρ^7` of each segment, (M,) to (S,); 1 where all distances are zero."""
+    with torch.no_grad():
+        largest = rows.max(distance).clamp(min=0)
+        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    powers = (distance / rows.expand(largest)) ** (LEHMER - 1)
+    below = rows.sum(powers)
+    mean = rows.sum(powers * distance) / torch.where(below > 0, below, torch.ones_like(below))
+    return torch.where(below > 0, mean, torch.ones_like(mean))
+
+
+def _with_signs(found: Beginnings, rank: Tensor, proper: bool) -> Poses:
+    """Poses with both signs of every axis but the first, as far as the group has them."""
+    d, count = found.x.shape[1], len(found.cloud)
+    options = [
+        signs
+        for signs in itertools.product((1.0, -1.0), repeat=max(d - 1, 1))
+        if not proper or torch.tensor(signs).prod() > 0
+    ]
+    signs = found.x.new_tensor(options)
+    leading = signs.new_ones(len(options), d - signs.shape[1])
+    signs = torch.cat([leading, signs], 1)
+    full = (rank == d)[found.cloud]
+    copies = torch.where(full, len(options), 1)
+    owner = torch.arange(count, device=rank.device).repeat_interleave(copies)
+    which = Segments.of_lengths(copies).place
+    plain = pose(found.axes, found.x.new_ones(count))
+    rotation = plain[owner] * signs[which].unsqueeze(1)
+    weight = (found.weight / copies)[owner]
+    owners = Segments.of_lengths(torch.bincount(found.cloud[owner], minlength=len(rank)))
+    return Poses(rotation, weight / owners.expand(owners.sum(weight)), owners, rank)

@@ -1,0 +1,40 @@
+"""Poses in which a cloud looks the same: which point takes the place of which."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from eqflow.geometry import Segments
+
+
+def matching_points(
+    posed: Tensor,
+    first: Tensor,
+    rows: Segments,
+    clouds: Segments,
+    owner: Tensor,
+    types: Tensor | None,
+) -> Tensor:
+    """For every point of every pose the point of the cloud's first pose that is where it is.
+
+    Args:
+        posed: Positions in all poses, shape (M, d).
+        first: Positions in the first pose of each cloud, shape (N, d).
+        rows: The points of each pose.
+        clouds: The points of each cloud.
+        owner: The cloud of each pose, shape (K,).
+        types: Shape (N,), or None; a point takes the place of one of its type.
+
+    Returns:
+        Indices into `first`, shape (M,).
+    """
+    size = clouds.longest
+    picked = clouds.to_dense(first, fill=torch.inf)[owner]
+    distance = torch.cdist(rows.to_dense(posed), picked)
+    if types is not None:
+        kinds = clouds.to_dense(types, fill=-1)[owner]
+        own = rows.to_dense(types[clouds.select(owner)[1]], fill=-1)
+        distance = distance.masked_fill(own.unsqueeze(2) != kinds.unsqueeze(1), torch.inf)
+    nearest = distance.nan_to_num(torch.inf).reshape(len(owner), size, size).argmin(-1)
+    return rows.from_dense(nearest) + clouds.ptr[:-1][owner][rows.ids]
