@@ -90,6 +90,8 @@ def representation(output: str | e3nn.o3.Irreps, dimension: int) -> Representati
 
     try:
         irreps = o3.Irreps(output)
+        if irreps.dim == 0:
+            raise ValueError("no irreps at all")
     except (ValueError, TypeError, AttributeError) as error:
         known = (*named, "tensor(2)")
         near = get_close_matches(str(output), known, n=1, cutoff=0.5)

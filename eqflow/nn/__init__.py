@@ -1,5 +1,12 @@
 """Equivariant layers and velocity fields."""
 
+from eqflow.nn.averaging import (
+    FrameAverage,
+    GroupAverage,
+    HaarAverage,
+    ImageGroupAverage,
+    OrderedPoints,
+)
 from eqflow.nn.categorical_field import CategoricalEGNNField
 from eqflow.nn.diffusion import BLEND, GRAFF, GRAND, AbstractDiffusion, Coefficients, Onsager
 from eqflow.nn.egcl import EGCL
@@ -19,6 +26,7 @@ from eqflow.nn.entropy import (
     node_entropic_energies,
 )
 from eqflow.nn.field import AbstractField, EGNNField
+from eqflow.nn.frame_field import FrameField
 from eqflow.nn.frequency import (
     FrequencyDominance,
     frequency_dominance,
@@ -34,6 +42,7 @@ from eqflow.nn.graph_convolution import (
     with_self_loops,
 )
 from eqflow.nn.guided import GuidedField
+from eqflow.nn.irreps_field import IrrepsField
 from eqflow.nn.joint_field import JointEGNNField
 from eqflow.nn.masked_field import AbstractMaskedField, MaskedEGNNField
 from eqflow.nn.pair_norm import PairNorm, PairNormIndividually, PairNormThenCentre
@@ -52,13 +61,20 @@ __all__ = [
     "EGNNField",
     "Entropic",
     "EntropyAscent",
+    "FrameAverage",
+    "FrameField",
     "FrequencyDominance",
     "GradientGating",
     "GraphConvolution",
+    "GroupAverage",
     "GuidedField",
+    "HaarAverage",
+    "ImageGroupAverage",
+    "IrrepsField",
     "JointEGNNField",
     "MaskedEGNNField",
     "Onsager",
+    "OrderedPoints",
     "PairNorm",
     "PairNormIndividually",
     "PairNormThenCentre",

@@ -53,14 +53,16 @@ class Trainer(AbstractTrainer[AbstractFlow]):
 
     def best_flow(self) -> AbstractFlow:
         """A copy of the flow with the best averaged weights; the newest before any validation."""
-        return self.best_model()
+        return self.best_model().eval()
 
     def loss_of_step(self, step: int) -> Loss:
-        """The objective on the step's structures, features and noise drawn for the step."""
+        """The objective on the step's structures; all that is drawn is drawn for the step."""
         source = rng.generator(self.seed, "train", "objective", step, device=self.device)
         features = rng.generator(self.seed, "train", "features", step, device=self.device)
         batch = self.flow.batch(self.train[self.batches.batch_at(step)], features)
-        return self.objective(self.flow.continuous, batch, source)
+        self.flow.train()
+        with rng.seeded(self.seed, "train", "poses", step, device=self.device):
+            return self.objective(self.flow.continuous, batch, source)
 
     def validate(self) -> dict[str, float]:
         """Mean loss of the averaged weights on held-out structures, the draws always the same.
@@ -74,6 +76,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
 
     @torch.no_grad()
     def _loss_held_out(self) -> float:
+        self.averaged.eval()
         total = 0.0
         count = 0
         for place, clouds in enumerate(self.held_out):

@@ -35,16 +35,16 @@ class Beginnings:
     weight: Tensor
 
     @classmethod
-    def none_yet(cls, x: Tensor, clouds: Segments) -> Beginnings:
-        """One beginning without axes for each cloud."""
-        every = torch.arange(clouds.count, device=x.device)
+    def none_yet(cls, x: Tensor, clouds: Segments, copies: int = 1) -> Beginnings:
+        """Beginnings without axes, as many copies for each cloud."""
+        every = torch.arange(clouds.count, device=x.device).repeat_interleave(copies)
         return cls(
             x,
             clouds,
             every,
-            every.new_zeros(clouds.count, 0),
-            x.new_zeros(clouds.count, 0, x.shape[1]),
-            x.new_ones(clouds.count),
+            every.new_zeros(len(every), 0),
+            x.new_zeros(len(every), 0, x.shape[1]),
+            x.new_ones(len(every)),
         )
 
     @cached_property

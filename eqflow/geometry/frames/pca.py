@@ -40,6 +40,8 @@ class PCAFrame(AbstractFrame):
         UsageError: If an argument is out of range.
     """
 
+    jump_codimension = 2
+
     def __init__(self, gap: float = 1e-4, on_degenerate: Policy = "error") -> None:
         if not 0 < gap < 1:
             raise UsageError(f"gap: found {gap}, expected between 0 and 1.")

@@ -8,6 +8,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.geometry.frames.abstract import AbstractFrame
+from eqflow.geometry.frames.draws import Uniform
 from eqflow.geometry.frames.poses import Poses
 from eqflow.geometry.segments import Segments
 
@@ -27,15 +28,20 @@ class StochasticFrame(AbstractFrame):
             at each call. Fresh ones at each call, from PyTorch's global generator, where None.
 
     Raises:
-        UsageError: If `draws` is not positive.
+        UsageError: If `draws` is not positive, or `frame` is no frame.
     """
 
     in_expectation = True
 
     def __init__(self, frame: AbstractFrame, draws: int = 1, seed: int | None = None) -> None:
+        if not isinstance(frame, AbstractFrame):
+            raise UsageError(
+                f"StochasticFrame: found {frame!r}, expected a frame, such as WeightedFrame()."
+            )
         if draws < 1:
             raise UsageError(f"draws: found {draws}, expected at least 1.")
         self.frame = frame
+        self.tells_types = frame.tells_types
         self.draws = draws
         self.seed = seed
 
@@ -43,25 +49,10 @@ class StochasticFrame(AbstractFrame):
         self, x: Tensor, clouds: Segments, types: Tensor | None = None, proper: bool = False
     ) -> Poses:
         """The poses drawn; arguments as in `AbstractFrame`."""
-        poses = self.frame(x, clouds, types, proper)
-        with torch.no_grad():
-            chosen = self._drawn(poses)
-        owners = Segments.of_lengths(torch.full_like(poses.rank, self.draws))
-        weight = poses.weight.new_full((owners.rows,), 1 / self.draws)
-        return Poses(poses.rotation[chosen], weight, owners, poses.rank)
+        return self.frame.drawn(x, clouds, types, proper, self.draws, self._uniform(x))
 
-    def _drawn(self, poses: Poses) -> Tensor:
-        """Poses by inversion of the cumulative weights of their cloud, shape (B draws,)."""
-        count = poses.owners.count
-        like = poses.weight.detach().double()
+    def _uniform(self, x: Tensor) -> Uniform:
         if self.seed is None:
-            u = torch.nn.init.uniform_(like.new_empty(count, self.draws))
-        else:
-            source = rng.generator(self.seed, "frame", "poses", device=like.device)
-            u = rng.uniform((count, self.draws), like, source)
-        total = torch.cumsum(like, 0)
-        start = torch.cat([total.new_zeros(1), total])[poses.owners.ptr[:-1]]
-        height = poses.owners.sum(like)
-        found = torch.searchsorted(total, start.unsqueeze(1) + u * height.unsqueeze(1), right=True)
-        first, last = poses.owners.ptr[:-1].unsqueeze(1), poses.owners.ptr[1:].unsqueeze(1) - 1
-        return torch.minimum(torch.maximum(found, first), last).reshape(-1)
+            return lambda shape: torch.nn.init.uniform_(x.detach().new_empty(shape))
+        source = rng.generator(self.seed, "frame", "poses", device=x.device)
+        return lambda shape: rng.uniform(shape, x, source)

@@ -17,14 +17,13 @@ def classes(values: Tensor, owner: Tensor, tolerance: float) -> Tensor:
     """The class of each value among those of its owner, counted from the smallest, shape (M,).
 
     Args:
-        values: Shape (M,).
+        values: Between −1 and 1, up to rounding, shape (M,), float64.
         owner: What the value belongs to, shape (M,), rising.
         tolerance: Largest step between neighbouring values of one class.
     """
     if values.numel() == 0:
         return owner
-    order = torch.argsort(values, stable=True)
-    order = order[torch.argsort(owner[order], stable=True)]
+    order = torch.argsort(3 * owner.double() + values)
     value, own = values[order], owner[order]
     first = torch.ones_like(own, dtype=torch.bool)
     first[1:] = own[1:] != own[:-1]
@@ -49,19 +48,32 @@ def rarest(keys: list[Tensor], owner: Tensor, owners: int) -> Tensor:
     """
     if owner.numel() == 0:
         return torch.zeros_like(owner, dtype=torch.bool)
-    found, key, count = torch.unique(
-        torch.stack([owner, *keys], 1), dim=0, return_inverse=True, return_counts=True
-    )
-    kinds = Segments.of_lengths(torch.bincount(found[:, 0], minlength=owners))
-    place = count * len(found) + torch.arange(len(found), device=owner.device)
-    best = -kinds.max(-place.double())
-    return place.double()[key] == best[owner]
+    key = packed([owner, *keys])
+    _, key, count = torch.unique(key, return_inverse=True, return_counts=True)
+    owner_of_key = torch.empty_like(count).index_put((key,), owner)
+    kinds = Segments.of_lengths(torch.bincount(owner_of_key, minlength=owners))
+    place = (count * len(count) + torch.arange(len(count), device=owner.device)).double()
+    best = -kinds.max(-place)
+    return place[key] == best[owner]
+
+
+def packed(keys: list[Tensor]) -> Tensor:
+    """Integers in the lexicographic order of several that are not negative, shape (M,)."""
+    packed, largest = keys[0], int(keys[0].max())
+    for key in keys[1:]:
+        base = int(key.max()) + 1
+        if (largest + 1) * base >= 2**62:
+            packed = torch.unique(packed, return_inverse=True)[1]
+            largest = int(packed.max())
+        packed, largest = packed * base + key, (largest + 1) * base
+    return packed
 
 
 def ranks(types: Tensor, clouds: Segments) -> Tensor:
     """Types numbered from 0 within each cloud, so that other clouds do not count, shape (N,)."""
     if types.numel() == 0:
         return types
-    found, key = torch.unique(torch.stack([clouds.ids, types], 1), dim=0, return_inverse=True)
-    kinds = Segments.of_lengths(torch.bincount(found[:, 0], minlength=clouds.count))
-    return kinds.place[key]
+    _, types = torch.unique(types, return_inverse=True)
+    found, key = torch.unique(packed([clouds.ids, types]), return_inverse=True)
+    owner = torch.empty_like(found).index_put((key,), clouds.ids)
+    return Segments.of_lengths(torch.bincount(owner, minlength=clouds.count)).place[key]

@@ -15,14 +15,16 @@ this package's.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
 
 from eqflow.errors import UsageError
-from eqflow.geometry.frames.abstract import AbstractFrame
+from eqflow.geometry.frames.abstract import AbstractFrame, of_equal_weight
 from eqflow.geometry.frames.axes import pose
 from eqflow.geometry.frames.beginnings import Beginnings
+from eqflow.geometry.frames.draws import Uniform, drawn
 from eqflow.geometry.frames.poses import Poses
 from eqflow.geometry.segments import Segments
 
@@ -50,7 +52,8 @@ class WeightedFrame(AbstractFrame):
         UsageError: If an argument is out of range.
     """
 
-    is_continuous = True
+    jump_codimension = None
+    tells_types = False
 
     def __init__(self, power: float = 2.0, threshold: float = 0.0) -> None:
         if not 2 <= power < float("inf"):
@@ -64,34 +67,69 @@ class WeightedFrame(AbstractFrame):
         self, x: Tensor, clouds: Segments, types: Tensor | None = None, proper: bool = False
     ) -> Poses:
         """The poses; arguments as in `AbstractFrame`, of which types are not made use of."""
-        d = x.shape[1]
-        with torch.no_grad():
-            radius = clouds.max(x.detach().norm(dim=-1)).clamp(min=0)
-        found = Beginnings.none_yet(x, clouds)
-        rank = torch.full_like(clouds.lengths, d)
-        for level in range(d - 1):
-            found, spans = self._extended(found, radius)
-            rank = torch.where(~spans & (rank > level), level, rank)
+        found, rank = self._levels(Beginnings.none_yet(x, clouds))
         return _with_signs(found, rank, proper)
 
-    def _extended(self, found: Beginnings, radius: Tensor) -> tuple[Beginnings, Tensor]:
-        """Beginnings with one axis more, and the clouds (B,) some point of which gave it."""
+    def drawn(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        types: Tensor | None,
+        proper: bool,
+        draws: int,
+        uniform: Uniform,
+    ) -> Poses:
+        """Poses drawn axis by axis, at the cost of `n` points a draw; arguments as above."""
+        u = uniform((clouds.count, draws, x.shape[1])).flatten(0, 1)
+        found, rank = self._levels(Beginnings.none_yet(x, clouds, draws), u)
+        signs = _signs(x, proper)
+        which = (u[:, -1] * len(signs)).long()
+        rotation = pose(found.axes, x.new_ones(len(which))) * signs[which].unsqueeze(1)
+        return of_equal_weight(rotation, draws, rank)
+
+    def _levels(self, found: Beginnings, u: Tensor | None = None) -> tuple[Beginnings, Tensor]:
+        """Poses but for their signs, and the rank of each cloud (B,).
+
+        All of them, or of each beginning one drawn by uniform numbers `u`, shape (P, d).
+        """
+        d = found.x.shape[1]
+        with torch.no_grad():
+            radius = found.clouds.max(found.x.detach().norm(dim=-1)).clamp(min=0)
+        rank = torch.full_like(found.clouds.lengths, d)
+        for level in range(d - 1):
+            found, spans = self._extended(found, radius, None if u is None else u[:, level])
+            rank = torch.where(~spans & (rank > level), level, rank)
+        return found, rank
+
+    def _extended(
+        self, found: Beginnings, radius: Tensor, u: Tensor | None
+    ) -> tuple[Beginnings, Tensor]:
+        """Beginnings with one axis more, and the clouds (B,) whose points gave it.
+
+        Where one beginning finds all points in its span, none of the cloud goes on: those that
+        could, by points near the origin, would have the weight of the others too.
+        """
         tolerance = torch.finfo(found.x.dtype).eps ** 0.5
-        rest = found.rest
-        square = rest.square().sum(-1)
+        square = found.rest.square().sum(-1)
         with torch.no_grad():
             least = (tolerance * radius)[found.cloud][found.extensions.ids]
             usable = square > least.square()
-            spans = found.extension_owners.max(usable.to(square.dtype)) > 0
+            goes = found.extensions.max(usable.to(square.dtype)) > 0
+            spans = found.owners.max((~goes).to(square.dtype)) == 0
+            usable &= spans[found.cloud][found.extensions.ids]
         distance = torch.where(usable, square, torch.ones_like(square)).sqrt()
         distance = torch.where(usable, distance, torch.zeros_like(distance))
         reach = found.extensions.expand(_lehmer_mean(distance, found.extensions))
-        excess = (distance / reach - self.threshold).clamp(min=0)
-        weight = excess**self.power
+        weight = (distance / reach - self.threshold).clamp(min=0) ** self.power
         total = found.extensions.sum(weight)
         share = weight / found.extensions.expand(torch.where(total > 0, total, 1.0))
         weight = share * found.weight[found.extensions.ids]
-        chosen = (weight.detach() > 0).nonzero().squeeze(1)
+        if u is None:
+            chosen = (weight.detach() > 0).nonzero().squeeze(1)
+        else:
+            going = (total.detach() > 0).nonzero().squeeze(1)
+            rows, places = found.extensions.select(going)
+            chosen = places[drawn(share[places], rows, u[going].unsqueeze(1))]
         on = found.extended(chosen, distance[chosen], weight[chosen])
         return on.beside(found.filled((~spans[found.cloud]).nonzero().squeeze(1))), spans
 
@@ -109,17 +147,11 @@ def _lehmer_mean(distance: Tensor, rows: Segments) -> Tensor:
 
 def _with_signs(found: Beginnings, rank: Tensor, proper: bool) -> Poses:
     """Poses with both signs of every axis but the first, as far as the group has them."""
-    d, count = found.x.shape[1], len(found.cloud)
-    options = [
-        signs
-        for signs in itertools.product((1.0, -1.0), repeat=max(d - 1, 1))
-        if not proper or torch.tensor(signs).prod() > 0
-    ]
-    signs = found.x.new_tensor(options)
-    leading = signs.new_ones(len(options), d - signs.shape[1])
-    signs = torch.cat([leading, signs], 1)
-    full = (rank == d)[found.cloud]
-    copies = torch.where(full, len(options), 1)
+    count = len(found.cloud)
+    signs = _signs(found.x, proper)
+    d = found.x.shape[1]
+    signed = ((rank > 1) | (rank == d))[found.cloud]  # else no axis but the first is determined
+    copies = torch.where(signed, len(signs), 1)
     owner = torch.arange(count, device=rank.device).repeat_interleave(copies)
     which = Segments.of_lengths(copies).place
     plain = pose(found.axes, found.x.new_ones(count))
@@ -127,3 +159,12 @@ def _with_signs(found: Beginnings, rank: Tensor, proper: bool) -> Poses:
     weight = (found.weight / copies)[owner]
     owners = Segments.of_lengths(torch.bincount(found.cloud[owner], minlength=len(rank)))
     return Poses(rotation, weight / owners.expand(owners.sum(weight)), owners, rank)
+
+
+def _signs(x: Tensor, proper: bool) -> Tensor:
+    """Signs of the axes of a pose, those of all but the first both ways, shape (S, d)."""
+    d = x.shape[1]
+    free = max(d - 1, 1)
+    options = itertools.product((1.0, -1.0), repeat=free)
+    kept = [signs for signs in options if not proper or math.prod(signs) > 0]
+    return torch.cat([x.new_ones(len(kept), d - free), x.new_tensor(kept)], 1)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from eqflow.errors import DataError, ShapeError, UsageError
+from eqflow.errors import UsageError
 from eqflow.geometry import Segments, centre_of_mass
 from eqflow.geometry.euclidean import EuclideanGroup, euclidean_group
 from eqflow.geometry.frames import (
@@ -23,12 +24,12 @@ from eqflow.geometry.frames import (
     StochasticFrame,
     WeightedFrame,
 )
-from eqflow.geometry.representations import representation
+from eqflow.geometry.representations import Representation, representation
+from eqflow.nn.averaging.features import Backbone, types_of
 from eqflow.nn.averaging.free_axes import projectors
+from eqflow.nn.averaging.inputs import checked_input
 from eqflow.nn.averaging.outputs import checked_output, owner_of_rows
 from eqflow.nn.averaging.same_look import matching_points
-
-Backbone = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 FRAMES: dict[str, Callable[[], AbstractFrame]] = {
     "pca": PCAFrame,
@@ -36,6 +37,11 @@ FRAMES: dict[str, Callable[[], AbstractFrame]] = {
     "weighted": WeightedFrame,
     "stochastic": lambda: StochasticFrame(WeightedFrame()),
 }
+
+
+# Positions that are this many units of rounding from their mean, in units of their distance from
+# the origin, coincide.
+ROUNDING = 16
 
 
 class FrameAverage(nn.Module):
@@ -57,7 +63,8 @@ class FrameAverage(nn.Module):
         rows: Most points in one call of the backbone.
 
     Raises:
-        UsageError: If there is no such group, frame or output, or `rows` is not positive.
+        UsageError: If there is no such group, frame or output, `rows` is not positive, or the
+            backbone cannot be called.
 
     Example:
         >>> from eqflow.nn.averaging import FrameAverage
@@ -78,6 +85,11 @@ class FrameAverage(nn.Module):
         rows: int = 65536,
     ) -> None:
         super().__init__()
+        if not callable(backbone):
+            raise UsageError(
+                f"FrameAverage: found {backbone!r} as the backbone, expected a function or module "
+                "backbone(x, ptr, h)."
+            )
         self.backbone = backbone
         self.group: EuclideanGroup = euclidean_group(group)
         self.frame = frame_of(frame)
@@ -87,7 +99,14 @@ class FrameAverage(nn.Module):
             raise UsageError(f"rows: found {rows}, expected at least 1.")
         self.rows = rows
 
-    def forward(self, x: Tensor, ptr: Tensor | Segments, h: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        ptr: Tensor | Segments,
+        h: Tensor | None = None,
+        *,
+        frame: AbstractFrame | None = None,
+    ) -> Tensor:
         """The average.
 
         Args:
@@ -95,6 +114,7 @@ class FrameAverage(nn.Module):
             ptr: Start of each cloud, shape (B + 1,).
             h: Features that no motion changes, shape (N, F); points with different rows are told
                 apart.
+            frame: Another frame than the model's own, for this call.
 
         Returns:
             Shape (N, k) or (B, k), as the backbone's.
@@ -104,17 +124,18 @@ class FrameAverage(nn.Module):
             DataError: If a position is not finite.
             DegenerateFrame: If a cloud has no principal axes and the frame is `PCAFrame`.
         """
-        clouds = Segments.of(ptr)
-        _check(x, clouds, h, self.group)
+        invariant = Representation("scalar")
+        clouds = checked_input(x, ptr, h, self.group.dimension, invariant, "FrameAverage")
         centre = centre_of_mass(x, clouds) if self.group.translates else None
-        relative = x if centre is None else x - clouds.expand(centre)
-        poses = self.poses(relative, clouds, h)
+        relative = x if centre is None else _about(x, clouds, centre)
+        frame = self.frame if frame is None else frame
+        poses = self.poses(relative, clouds, h, frame)
         rows, chosen = clouds.select(poses.owners.ids)
         posed = in_pose(relative, poses, rows, chosen)
-        if self._serves_all(x, poses):
-            values, owner, target = self._once(posed, poses, rows, chosen, clouds, h)
-        else:
-            values, owner, target = self._each(posed, rows, chosen, h, poses.owners.ids)
+        found = None
+        if self._serves_all(x, poses, frame):
+            found = self._once(posed, poses, rows, chosen, clouds, h)
+        values, owner, target = found or self._each(posed, rows, chosen, h, poses.owners.ids)
         count = clouds.rows if target is chosen else clouds.count
         turned = self._turned(values, poses, owner)
         average = turned.new_zeros(count, turned.shape[1]).index_add(
@@ -124,23 +145,31 @@ class FrameAverage(nn.Module):
             average = average + (clouds.expand(centre) if target is chosen else centre)
         return average
 
-    def poses(self, x: Tensor, clouds: Segments, h: Tensor | None = None) -> Poses:
+    def poses(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        h: Tensor | None = None,
+        frame: AbstractFrame | None = None,
+    ) -> Poses:
         """The poses of clouds at their centre of mass (or relative to the origin of O(d))."""
         if not self.group.rotates:
             return _as_they_are(x, clouds)
-        return self.frame(x, clouds, types_of(h), self.group.is_proper)
+        frame = self.frame if frame is None else frame
+        types = types_of(h) if frame.tells_types else None
+        return frame(x, clouds, types, self.group.is_proper)
 
-    def _serves_all(self, x: Tensor, poses: Poses) -> bool:
+    def _serves_all(self, x: Tensor, poses: Poses, frame: AbstractFrame) -> bool:
         """Whether one call does for all poses of a cloud.
 
         Not where the result is differentiated by positions: poses that look alike here do not on a
         cloud that was moved a little.
         """
         differentiated = torch.is_grad_enabled() and x.requires_grad
-        transformed = torch._C._are_functorch_transforms_active()
+        transformed = forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
         return (
             self.backbone_permutes
-            and self.frame.shares_pose
+            and frame.shares_pose
             and poses.count > poses.owners.count
             and not differentiated
             and not transformed
@@ -168,16 +197,22 @@ class FrameAverage(nn.Module):
         chosen: Tensor,
         clouds: Segments,
         h: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_each`, the rows of all poses of a cloud being those of its first, reordered."""
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """As `_each`, the rows of all poses of a cloud being those of its first, reordered.
+
+        None where a cloud looks the same in them only up to the tolerance of the frame.
+        """
         first = poses.owners.ptr[:-1]
         _, placed = rows.select(first)
-        values, owner, _ = self._each(
+        match = matching_points(posed, posed[placed], rows, clouds, poses.owners.ids, types_of(h))
+        if match is None:
+            return None
+        values, _, _ = self._each(
             posed[placed], clouds, torch.arange(clouds.rows, device=posed.device), h, first
         )
         if values.shape[0] != clouds.rows:
-            return values[poses.owners.ids], torch.arange(poses.count), poses.owners.ids
-        match = matching_points(posed, posed[placed], rows, clouds, poses.owners.ids, types_of(h))
+            every = torch.arange(poses.count, device=posed.device)
+            return values[poses.owners.ids], every, poses.owners.ids
         return values[match], rows.ids, chosen
 
     def _call(self, x: Tensor, clouds: Segments, h: Tensor | None) -> Tensor:
@@ -204,7 +239,7 @@ def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
     """
     if isinstance(frame, AbstractFrame):
         return frame
-    if frame not in FRAMES:
+    if not isinstance(frame, str) or frame not in FRAMES:
         raise UsageError(
             f"frame: found {frame!r}, expected one of {', '.join(map(repr, FRAMES))}, or a frame "
             "of eqflow.geometry.frames."
@@ -214,18 +249,14 @@ def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
 
 def in_pose(x: Tensor, poses: Poses, rows: Segments, chosen: Tensor) -> Tensor:
     """Positions of every pose's cloud along its axes, 0 along those that are free, (M, d)."""
-    placed = torch.einsum("nd,nde->ne", x[chosen], poses.rotation[rows.ids])
+    placed = x[chosen]
+    if rows.uniform:
+        placed = (placed.reshape(poses.count, rows.uniform, -1) @ poses.rotation).flatten(0, 1)
+    else:
+        placed = torch.einsum("nd,nde->ne", placed, poses.rotation[rows.ids])
     if bool((poses.rank < poses.dimension).any()):
         placed = placed.masked_fill(poses.is_free[rows.ids], 0.0)
     return placed
-
-
-def types_of(h: Tensor | None) -> Tensor | None:
-    """Numbers that tell rows of features apart, (N, F) to (N,), in the order of the rows."""
-    if h is None or h.numel() == 0:
-        return None
-    with torch.no_grad():
-        return torch.unique(h.detach(), dim=0, return_inverse=True)[1]
 
 
 def chunks(rows: Segments, most: int) -> list[tuple[int, int]]:
@@ -238,29 +269,18 @@ def chunks(rows: Segments, most: int) -> list[tuple[int, int]]:
     return [*ends, (start, rows.count)]
 
 
+def _about(x: Tensor, clouds: Segments, centre: Tensor) -> Tensor:
+    """Positions relative to the centres, 0 where rounding is all that they consist of."""
+    relative = x - clouds.expand(centre)
+    with torch.no_grad():
+        size = clouds.max(x.detach().norm(dim=-1))
+        radius = clouds.max(relative.detach().norm(dim=-1))
+        is_point = radius <= ROUNDING * torch.finfo(x.dtype).eps * size
+    return relative.masked_fill(clouds.expand(is_point).unsqueeze(-1), 0.0)
+
+
 def _as_they_are(x: Tensor, clouds: Segments) -> Poses:
     d = x.shape[1]
     every = torch.ones_like(clouds.lengths)
     rotation = torch.eye(d, dtype=x.dtype, device=x.device).expand(clouds.count, d, d)
     return Poses(rotation, x.new_ones(clouds.count), Segments.of_lengths(every), d * every)
-
-
-def _check(x: Tensor, clouds: Segments, h: Tensor | None, group: EuclideanGroup) -> None:
-    if x.dim() != 2 or x.shape != (clouds.rows, group.dimension):
-        raise ShapeError(
-            f"FrameAverage: x has shape {tuple(x.shape)}, expected "
-            f"({clouds.rows}, {group.dimension}): a row for each point of ptr, in the dimension of "
-            f"{group}."
-        )
-    if h is not None and (h.dim() != 2 or h.shape[0] != clouds.rows):
-        raise ShapeError(
-            f"FrameAverage: h has shape {tuple(h.shape)}, expected ({clouds.rows}, F): one row of "
-            "features for each point."
-        )
-    bad = ~torch.isfinite(x.detach()).all(-1)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise DataError(
-            f"FrameAverage: position {row}, of cloud {int(clouds.ids[row])}, is "
-            f"{x.detach()[row].tolist()}, expected finite numbers. Leave such clouds out."
-        )

@@ -30,9 +30,7 @@ def projectors(output: str, dimension: int, proper: bool) -> Tensor:
     Identity for ranks `d − 1` and `d`, with which all axes are determined.
     """
     kind = representation(output, dimension)
-    return torch.stack(
-        [_projector(kind, rank, dimension, proper) for rank in range(dimension + 1)]
-    )
+    return torch.stack([_projector(kind, rank, dimension, proper) for rank in range(dimension + 1)])
 
 
 def _projector(kind: Representation, rank: int, dimension: int, proper: bool) -> Tensor:

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from eqflow.geometry import Segments
 
+# Power of the dtype's eps, in units of a cloud's radius, that positions may differ by: 2e-12 in
+# float64, 6e-6 in float32.
+ROUNDING = 0.75
+
 
 def matching_points(
     posed: Tensor,
@@ -15,7 +19,7 @@ def matching_points(
     clouds: Segments,
     owner: Tensor,
     types: Tensor | None,
-) -> Tensor:
+) -> Tensor | None:
     """For every point of every pose the point of the cloud's first pose that is where it is.
 
     Args:
@@ -27,7 +31,8 @@ def matching_points(
         types: Shape (N,), or None; a point takes the place of one of its type.
 
     Returns:
-        Indices into `first`, shape (M,).
+        Indices into `first`, shape (M,), or None where a point is off by more than rounding: the
+        tolerance of a frame may be wider, and poses that look nearly alike then differ.
     """
     size = clouds.longest
     picked = clouds.to_dense(first, fill=torch.inf)[owner]
@@ -37,4 +42,7 @@ def matching_points(
         own = rows.to_dense(types[clouds.select(owner)[1]], fill=-1)
         distance = distance.masked_fill(own.unsqueeze(2) != kinds.unsqueeze(1), torch.inf)
     nearest = distance.nan_to_num(torch.inf).reshape(len(owner), size, size).argmin(-1)
-    return rows.from_dense(nearest) + clouds.ptr[:-1][owner][rows.ids]
+    match = rows.from_dense(nearest) + clouds.ptr[:-1][owner][rows.ids]
+    radius = clouds.max(first.norm(dim=-1))[owner][rows.ids]
+    off = (posed - first[match]).norm(dim=-1)
+    return match if bool((off <= torch.finfo(first.dtype).eps ** ROUNDING * radius).all()) else None

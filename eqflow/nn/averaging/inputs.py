@@ -1,0 +1,72 @@
+"""What an average is called with, checked: finite positions in its dimension, and features."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from eqflow.errors import DataError, ShapeError
+from eqflow.geometry import Segments
+from eqflow.geometry.representations import Representation
+
+
+def checked_input(
+    x: Tensor,
+    ptr: Tensor | Segments,
+    h: Tensor | None,
+    dimension: int,
+    features: Representation,
+    where: str,
+) -> Segments:
+    """The clouds of a batch whose positions and features can be moved.
+
+    Args:
+        x: Positions, shape (N, d).
+        ptr: Start of each cloud, shape (B + 1,).
+        h: Features of points, shape (N, F), or None; of any type where they are invariant.
+        dimension: The d that is expected.
+        features: How the features move.
+        where: Who called, the start of an error message.
+
+    Raises:
+        ShapeError: If a shape does not fit the others, or positions are no floating-point numbers.
+        DataError: If a position or a feature is NaN or infinite; the message names the cloud.
+    """
+    if x.dim() != 2 or x.shape[1] != dimension or not x.is_floating_point():
+        raise ShapeError(
+            f"{where}: found positions of shape {tuple(x.shape)} and {x.dtype}, expected "
+            f"(N, {dimension}) of floating-point numbers, as the group acts in {dimension} "
+            "dimensions. Choose the group of the dimension of your clouds."
+        )
+    clouds = Segments.of(ptr)
+    if clouds.rows != x.shape[0]:
+        raise ShapeError(
+            f"{where}: ptr ends at {clouds.rows}, expected the number of positions, {x.shape[0]}."
+        )
+    if h is not None and (h.dim() < 2 or h.shape[0] != x.shape[0]):
+        raise ShapeError(
+            f"{where}: found features of shape {tuple(h.shape)}, expected ({x.shape[0]}, F), a row "
+            "for each point."
+        )
+    if features.columns is not None or features.matrices is not None:
+        found = "none" if h is None else f"shape {tuple(h.shape)} of {h.dtype}"
+        if h is None or h.dim() != 2 or h.shape[1] != features.columns or not h.is_floating_point():
+            raise ShapeError(
+                f"{where}: found features of {found}, expected shape ({x.shape[0]}, "
+                f"{features.columns}) of floating-point numbers, as features={features.name!r} "
+                "asks for."
+            )
+    _require_finite("position", x, clouds, where)
+    if h is not None:
+        _require_finite("feature row", h, clouds, where)
+    return clouds
+
+
+def _require_finite(what: str, values: Tensor, clouds: Segments, where: str) -> None:
+    wrong = ~values.detach().isfinite().flatten(1).all(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{where}: {what} {values[row].tolist()} of point {row}, in cloud "
+            f"{int(clouds.ids[row])}, is not finite. Leave such clouds out before they reach the "
+            "model."
+        )
