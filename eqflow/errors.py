@@ -40,6 +40,10 @@ class ShapeError(UsageError, ValueError):
     """A tensor whose shape, dtype or device does not fit the others."""
 
 
+class NoDensity(UsageError, AttributeError):
+    """What only a density can do, asked of a model that is none."""
+
+
 class DataError(EqflowError):
     """Input data that cannot be used as it is."""
 

@@ -10,6 +10,8 @@ from eqflow.errors import EqflowError, ExitCode
 CODES = {
     "UsageError": 2,
     "ShapeError": 2,
+    "NoDensity": 2,
+    "DegenerateFrame": 4,
     "DataError": 3,
     "MalformedRecord": 3,
     "UnknownElement": 3,

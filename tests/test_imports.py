@@ -36,6 +36,8 @@ DOORS = {
     ("geometry/clouds.py", "eqflow.data.files"),
     ("geometry/clouds.py", "eqflow.data.pyg"),
     ("geometry/clouds.py", "eqflow.chem.convert"),
+    ("testing/symmetry.py", "eqflow.evaluate.symmetry"),
+    ("testing/symmetry.py", "eqflow.train.weights"),
 }
 
 # Where each outside package may be imported; others may be imported anywhere.

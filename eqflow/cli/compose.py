@@ -7,18 +7,20 @@ neighbours.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eqflow.cli.presets import Preset, options_of, strangers
 from eqflow.cli.schemas import (
     CheckConfig,
     DemoConfig,
@@ -34,8 +36,10 @@ from eqflow.train.config import (
     Config,
     ExactConfig,
     FlowMatchingConfig,
+    FrameModelConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
+    IrrepsModelConfig,
     JointModelConfig,
     MaskedModelConfig,
     MaximumLikelihoodConfig,
@@ -43,6 +47,7 @@ from eqflow.train.config import (
 )
 from eqflow.train.node_config import ENCODINGS, NODE_CLASSIFICATION, REWIRINGS, NodeConfig
 from eqflow.train.node_models import NODE_MODELS
+from eqflow.train.tasks import ineffective, problems_of, unused_from_preset
 
 # Schemas by the name of what is composed: a verb, or a task of train that is not the first.
 SCHEMAS: dict[str, type] = {
@@ -65,6 +70,8 @@ GROUPS: dict[str, Mapping[str, type]] = {
         "joint_egnn": JointModelConfig,
         "categorical_egnn": CategoricalModelConfig,
         "masked_egnn": MaskedModelConfig,
+        "e3nn": IrrepsModelConfig,
+        "frame_transformer": FrameModelConfig,
     },
     "objective": {
         "flow_matching": FlowMatchingConfig,
@@ -89,45 +96,114 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else Path(str(files("eqflow"))).parent / "configs"
 
 
-def composed(verb: str, words: Sequence[str]) -> Any:
+def composed(verb: str, words: Sequence[str], notice: Callable[[str], None] | None = None) -> Any:
     """The configuration of a verb, as its schema's dataclass.
 
+    What a preset says of another option than the one chosen by a word is left out of it.
+
+    Args:
+        verb: Which.
+        words: As typed, `key=value` each.
+        notice: Called with a line about what was left out.
+
     Raises:
-        UsageError: If a word is no `key=value`, a key or option is unknown, or a value has the
-            wrong type; all wrong words are named in one message.
+        UsageError: If a word is no `key=value`, a key or option is unknown, a value has the wrong
+            type, or a word of train has no effect beside the others; all wrong words are named in
+            one message, with what is wrong about the values of the others.
     """
     _register()
-    options: dict[str, Sequence[str]] = {}
     what = verb
     if verb == "train":
         task, words = _task_of(words)
         what = TASKS[task]
-        options["experiment"] = [name for each in TASKS for name in experiments(each)]
-    known = keys(what)
-    options |= {
-        group: list(choices) for group, choices in groups_of(what).items() if group in known
-    }
-    words = in_grammar(words, known, options)
-    strangers: list[str] = []
-    with initialize_config_dir(str(configs_folder().resolve()), version_base="1.3"):
-        while True:
-            try:
-                config = compose(config_name=what, overrides=words)
-                break
-            except (HydraException, OmegaConfBaseException) as error:
-                key = _key_of_another_option(error)
-                if key not in known or not known[key].option:
-                    raise UsageError(_first_line(error)) from error
-                strangers.append(f"{key}: only with {known[key].option}.")
-                kept = [word for word in words if not word.startswith(f"{key}=")]
-                if kept == words:
-                    raise UsageError("\n".join(strangers)) from error
-                words = kept
-    if strangers:
-        raise UsageError("\n".join(strangers))
+    known, options = keys(what), _options(what)
+    problems, good = [], []
+    for word in words:
+        try:
+            good += in_grammar([word], known, options)
+        except UsageError as error:
+            problems.append(str(error))
+    preset, chosen = _chosen(what, good)
+    typed = dict.fromkeys(word.partition("=")[0] for word in good)
+    for key in strangers([key for key in typed if key in known], known, chosen):
+        problems.append(f"{key}: only with {known[key].option}.")
+        good = [word for word in good if not word.startswith(f"{key}=")]
+    typed = dict.fromkeys(word.partition("=")[0] for word in good)
     try:
+        config, left_out = _composed(what, good, preset, chosen)
+    except UsageError as error:
+        raise UsageError("\n".join([*problems, str(error)])) from error
+    if verb == "train":
+        unused = {key: why for key, why in ineffective(config).items() if key in typed}
+        # What follows from a word that was not understood is no problem of its own.
+        named = typed if problems else None
+        problems += [f"{key}: {why}" for key, why in unused.items()]
+        for line in problems_of(config) if problems else ():
+            key = line.partition(":")[0]
+            if key not in unused and (named is None or key in named):
+                problems.append(line)
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    if left_out and notice is not None:
+        told = " ".join(f"{group}={option}" for group, option in chosen.items() if group in typed)
+        verb = "is" if len(left_out) == 1 else "are"
+        notice(f"notice: of the preset, {', '.join(left_out)} {verb} left out beside {told}")
+    return config
+
+
+def _chosen(what: str, words: Sequence[str]) -> tuple[Preset | None, dict[str, str]]:
+    """The preset of words that were understood, and the option of each group that they choose."""
+    groups = groups_of(what)
+    said = dict(word.partition("=")[::2] for word in words)
+    plain = yaml.safe_load((configs_folder() / f"{what}.yaml").read_text("utf-8")) if groups else {}
+    chosen = {
+        group: option
+        for group, option in options_of(plain.get("defaults", [])).items()
+        if group in groups and isinstance(option, str)
+    }
+    preset = None
+    if "experiment" in said:
+        preset = Preset.read(configs_folder() / "experiment" / f"{said['experiment']}.yaml")
+        chosen |= preset.options
+    chosen |= {group: said[group] for group in groups if group in said}
+    return preset, chosen
+
+
+def _composed(
+    what: str,
+    words: Sequence[str],
+    preset: Preset | None,
+    chosen: Mapping[str, str],
+) -> tuple[Any, list[str]]:
+    """The configuration of words whose keys the options chosen have; what it leaves out."""
+    typed = {word.partition("=")[0] for word in words}
+    groups = [group for group in groups_of(what) if group in typed]
+    if preset is None or all(preset.options.get(group) == chosen[group] for group in groups):
+        return _by_hydra(what, words), []
+    left_out = set(strangers(preset.keys, keys(what), chosen))
+    config = _by_hydra(what, words, preset.without(left_out))
+    # Who sets a key of a group means what the preset chose of it.
+    spoken = {key.partition(".")[0] for key in typed}
+    there = {*preset.keys, *(group for group in preset.options if group not in spoken)}
+    if unused := unused_from_preset(config) & (there - left_out):
+        left_out |= unused
+        config = _by_hydra(what, words, preset.without(left_out))
+    return config, sorted(left_out - typed)
+
+
+def _by_hydra(what: str, words: Sequence[str], preset: Preset | None = None) -> Any:
+    """What Hydra composes of words, with a preset in place of the one they name."""
+    if preset is not None:
+        name = "adapted"
+        ConfigStore.instance().store(
+            group="experiment", name=name, node=preset.node(), package="_global_"
+        )
+        words = [f"experiment={name}" if w.startswith("experiment=") else w for w in words]
+    try:
+        with initialize_config_dir(str(configs_folder().resolve()), version_base="1.3"):
+            config = compose(config_name=what, overrides=list(words))
         return OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_first_line(error)) from error
 
 
@@ -228,12 +304,6 @@ def _register() -> None:
         for group, options in groups.items():
             for name, node in options.items():
                 store.store(group=group, name=name, node=node)
-
-
-def _key_of_another_option(error: Exception) -> str:
-    """The key that the option chosen does not have, if that is what Hydra says."""
-    found = re.search(r"full_key: (\S+)", f"{error}\n{error.__cause__ or ''}")
-    return found.group(1) if found else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import torch
 from eqflow.cli import check, demo, import_enf, sample, score, train, tune
 from eqflow.cli.compose import TASKS, composed, experiments, groups_of, keys, task_of
 from eqflow.cli.memory import keep_freed_memory
-from eqflow.cli.terminal import abandon_output
+from eqflow.cli.terminal import Terminal, abandon_output
 from eqflow.cli.words import Key, nearest
 from eqflow.errors import EqflowError, ExitCode, UsageError
 
@@ -119,7 +119,7 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
         if verb == "tune":
             own, of_train, space = tune.parsed_words(words)
             return tune.run(composed(verb, own), of_train, space)
-        return VERBS[verb][0](composed(verb, words))
+        return VERBS[verb][0](composed(verb, words, Terminal().line))
     except EqflowError as error:
         return _failed(verb, str(error), error.exit_code)
     except KeyboardInterrupt:

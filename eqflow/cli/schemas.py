@@ -103,9 +103,26 @@ class ScoreConfig:
 
 @dataclass
 class CheckConfig:
-    """Symmetry and consistency laws of a trained run."""
+    """Symmetry and consistency laws of a trained run, or the symmetry of any function."""
 
     run: str | None = leaf(None, "run folder or weights.safetensors")
+    target: str | None = leaf(
+        None, "instead of a run, package.module:function of x, ptr, h, or a torch module made there"
+    )
+    output: str | None = leaf(
+        None, "of a target: scalar, vector, point, tensor(2) or irreps; vector where not given"
+    )
+    dimension: int | None = leaf(None, "of a target: number of coordinates; 3 where not given")
+    group: str | None = leaf(
+        None,
+        "what to measure, commas between: E(3), SE(3), O(3), SO(3), T(3), S(n), E(3)×S(n), batch, "
+        "mirror, scale, continuity; E(d),S(n),batch,mirror,scale where not given",
+    )
+    dtypes: str | None = leaf(
+        None,
+        "arithmetic of the symmetry; float64 of a run, float64,float32 of a target",
+    )
+    tolerance: float | None = leaf(None, "largest error of symmetry; by dtype where not given")
     out: str | None = leaf(None, "JSON file to write as well")
     seed: int = leaf(0, "motions and structures are a function of it")
     structures: int = leaf(8, "structures each law is tested on; of nodes, twice as many of them")

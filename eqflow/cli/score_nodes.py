@@ -17,7 +17,7 @@ from eqflow.cli.trained import load_classifier, overridden
 from eqflow.errors import DataError, ExitCode, NumericalError, UsageError
 from eqflow.graphs import Graph, Split
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
-from eqflow.train.node_data import digest, divided, moved, prepared
+from eqflow.train.node_data import digest, divided, moved, notices_of, prepared
 from eqflow.train.weights import node_config_of
 
 # Options of `eqflow score` that are of densities alone.
@@ -57,6 +57,14 @@ def run(config: ScoreConfig, out: Path) -> ExitCode:
     storage.write_text(out, _csv(logits, graph.y, places, split))
     for line in _accuracies(logits, graph.y, split):
         terminal.line(line)
+    if not bool((graph.y >= 0).any()):
+        terminal.line("no node has a label: these are predictions, without an accuracy")
+    if beyond := int((graph.y >= classifier.classes).sum()):
+        terminal.line(
+            f"notice: {beyond:,} nodes have labels up to {int(graph.y.max())}, beyond the "
+            f"{classifier.classes} classes of the run (0 to {classifier.classes - 1}), and count "
+            "as wrong"
+        )
     terminal.line(f"done: {out}")
     return ExitCode.DONE
 
@@ -88,7 +96,9 @@ def _graph(
         trained = replace(trained, data=replace(trained.data, source=source, path=path))
     elif config.data.source is not None:
         raise UsageError("data.source: found without data.path, expected both or neither.")
-    graph, places = prepared(trained, terminal.line)
+    graph, places = prepared(trained, terminal.line, needs_labels=False)
+    for line in notices_of(trained):
+        terminal.line(line)
     if digest(graph) == statistics.get("digest"):
         return graph, places, divided(trained, graph, places).split
     terminal.line("another graph than that of the run: no node is known to be of a part")

@@ -33,6 +33,9 @@ LAYOUTS = (
     "or positions (B, n, d) [and numbers]"
 )
 
+# Arrays that only a graph has.
+EDGES = {"edge_index", "edges", "adj_indptr"}
+
 
 def read_npz(path: Path, dimension: int | None = None, on_problem: str = "stop") -> ReadResult:
     """Structures of an `.npz` file in one of the layouts above.
@@ -55,7 +58,10 @@ def read_npz(path: Path, dimension: int | None = None, on_problem: str = "stop")
         return _dense(arrays["positions"], numbers, charges, path, dimension, on_problem, known)
     else:
         found = ", ".join(f"{key} {value.shape}" for key, value in arrays.items()) or "none"
-        raise DataError(f"{path}: found the arrays {found}, expected {LAYOUTS}.")
+        hint = ""
+        if arrays.keys() & EDGES:
+            hint = " These are of a graph: to classify its nodes, say task=node_classification."
+        raise DataError(f"{path}: found the arrays {found}, expected {LAYOUTS}.{hint}")
     known = of_arrays(arrays, len(sizes)) if sizes.ndim == 1 else {}
     return _packed(x, sizes, numbers, charges, path, dimension, on_problem, known)
 

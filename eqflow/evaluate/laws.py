@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,13 +18,8 @@ from eqflow import rng
 from eqflow.flows import ContinuousFlow, Exact, Flow, Hutchinson, Solver
 from eqflow.flows.continuous import DATA, LATENT
 from eqflow.geometry import Clouds, Segments, centre_of_mass
-from eqflow.testing import (
-    TOLERANCE,
-    Motion,
-    equivariance_error,
-    independence_error,
-    random_motions,
-)
+from eqflow.testing import TOLERANCE, Motion, discrepancies, random_motions
+from eqflow.testing.independence import independence_errors
 
 SOLVER = Solver(method="dopri5", rtol=1e-8, atol=1e-8)
 # Motions and permutations leave every step of the solver the same: its error must not enter.
@@ -41,6 +36,8 @@ CANDIDATES = 16
 MOST_POINTS = 16
 TIMES = (0.0, 0.5, 1.0)
 
+Function = Callable[..., Tensor]
+
 
 @dataclass(frozen=True)
 class Law:
@@ -51,12 +48,14 @@ class Law:
         error: How far it is missed; relative unless the name says otherwise.
         tolerance: How far it may be missed.
         dtype: Arithmetic it was measured in.
+        cloud: The structure on which it is missed the farthest, where one can be named.
     """
 
     name: str
     error: float
     tolerance: float
     dtype: str = "float64"
+    cloud: str = ""
 
     @property
     def holds(self) -> bool:
@@ -65,9 +64,10 @@ class Law:
 
     def __str__(self) -> str:
         verdict = "ok  " if self.holds else "FAIL"
+        where = f"  worst: {self.cloud}" if self.cloud else ""
         return (
             f"{verdict} {self.name:<52} error {self.error:.1e}  "
-            f"tolerance {self.tolerance:.0e}  {self.dtype}"
+            f"tolerance {self.tolerance:.0e}  {self.dtype}{where}"
         )
 
 
@@ -105,9 +105,7 @@ def _small_structures(flow: Flow, count: int, seed: int) -> tuple[Clouds, Tensor
     return flow.sample_and_log_prob(count, seed, numbers=[each[i] for i in smallest.tolist()])
 
 
-def velocity_laws(
-    velocity_at: Callable[[float], Callable[..., Tensor]], batch: Clouds, seed: int
-) -> list[Law]:
+def velocity_laws(velocity_at: Callable[[float], Function], batch: Clouds, seed: int) -> list[Law]:
     """How the velocity of positions moves with them.
 
     Args:
@@ -116,44 +114,58 @@ def velocity_laws(
         seed: Motions are a function of it.
     """
     d = batch.dimension
-    tolerance = TOLERANCE[torch.float64]
-
-    def worst(measure: Callable[[Callable[..., Tensor]], float]) -> float:
-        return max(measure(velocity_at(t)) for t in TIMES)
-
+    fields = [velocity_at(t) for t in TIMES]
     return [
-        Law(
-            f"velocity: rotations and reflections, O({d})",
-            worst(lambda v: equivariance_error(v, batch, f"O({d})", "vector", seed)),
-            tolerance,
-        ),
-        Law(
-            f"velocity: translations, T({d})",
-            worst(lambda v: equivariance_error(v, batch, f"T({d})", "vector", seed)),
-            tolerance,
-        ),
-        Law(
-            "velocity: permutations, S(n)",
-            worst(lambda v: equivariance_error(v, batch, "S(n)", "vector", seed)),
-            tolerance,
-        ),
-        Law(
-            "velocity: independence of the batch",
-            worst(lambda v: independence_error(v, batch)),
-            tolerance,
-        ),
-        Law(
+        symmetry_law(name, fields, batch, group, "vector", seed)
+        for name, group in (
+            (f"velocity: rotations and reflections, O({d})", f"O({d})"),
+            (f"velocity: translations, T({d})", f"T({d})"),
+            ("velocity: permutations, S(n)", "S(n)"),
+        )
+    ] + [
+        independence_law("velocity: independence of the batch", fields, batch),
+        law_of_each(
             "velocity: the centre of mass at rest",
-            worst(lambda v: _drift(v(batch.x, batch.ptr, batch.h), batch)),
-            tolerance,
+            torch.stack([_drift(v(batch.x, batch.ptr, batch.h), batch) for v in fields]).amax(0),
+            TOLERANCE[torch.float64],
+            batch.segments,
         ),
     ]
 
 
-def _drift(velocity: Tensor, batch: Clouds) -> float:
-    """Largest velocity of a centre of mass, relative to that of the points."""
+def symmetry_law(
+    name: str, functions: Sequence[Function], batch: Clouds, group: str, output: str, seed: int
+) -> Law:
+    """The largest error of equivariance over several functions of clouds, in float64."""
+    found = [
+        entry for fn in functions for entry in discrepancies(fn, batch, group, output, seed=seed)
+    ]
+    worst = max(found, key=lambda entry: entry.error)
+    where = structure(batch.segments, worst.cloud)
+    return Law(name, worst.error, TOLERANCE[torch.float64], cloud=where)
+
+
+def independence_law(name: str, functions: Sequence[Function], batch: Clouds) -> Law:
+    """The largest difference between a structure alone and in its batch, over several functions."""
+    errors = torch.tensor([independence_errors(fn, batch) for fn in functions]).amax(0)
+    return law_of_each(name, errors, TOLERANCE[torch.float64], batch.segments)
+
+
+def law_of_each(name: str, errors: Tensor, tolerance: float, clouds: Segments) -> Law:
+    """A law whose error is the largest of those of the structures, (B,); NaN if one is."""
+    worst = int(errors.argmax())
+    return Law(name, float(errors[worst]), tolerance, cloud=structure(clouds, worst))
+
+
+def structure(clouds: Segments, place: int) -> str:
+    """How a message names a structure that was drawn."""
+    return f"structure {place + 1} ({int(clouds.lengths[place])} points)"
+
+
+def _drift(velocity: Tensor, batch: Clouds) -> Tensor:
+    """Velocity of each centre of mass, relative to that of the points, (B,)."""
     size = batch.segments.mean(velocity.square().sum(-1)).sqrt()
-    return float((centre_of_mass(velocity, batch.ptr).norm(dim=-1) / (1e-6 + size)).max())
+    return centre_of_mass(velocity, batch.ptr).norm(dim=-1) / (1e-6 + size)
 
 
 def _density_laws(flow: Flow, batch: Clouds, on_the_way: Tensor, seed: int) -> list[Law]:
@@ -164,7 +176,9 @@ def _density_laws(flow: Flow, batch: Clouds, on_the_way: Tensor, seed: int) -> l
     still, turned, shuffled = scored.split(len(batch))
     alone = torch.cat([flow.log_prob(cloud) for cloud in batch])
     return [
-        Law(f"log-likelihood: {claim}", relative(other, still), tolerance)
+        law_of_each(
+            f"log-likelihood: {claim}", differences(other, still), tolerance, batch.segments
+        )
         for claim, other, tolerance in (
             (f"motions, E({d})", turned, INVARIANCE_TOLERANCE),
             ("permutations, S(n)", shuffled, INVARIANCE_TOLERANCE),
@@ -181,7 +195,12 @@ def motion_of(batch: Clouds, group: str, kind: str, seed: int) -> Motion:
 
 def relative(found: Tensor, expected: Tensor) -> float:
     """Largest difference in units of `1 + |expected|`; NaN where one is not finite."""
-    return float(((found - expected).abs() / (1 + expected.abs())).max())
+    return float(differences(found, expected).max())
+
+
+def differences(found: Tensor, expected: Tensor) -> Tensor:
+    """Each difference in units of `1 + |expected|`."""
+    return (found - expected).abs() / (1 + expected.abs())
 
 
 def round_trip(
@@ -197,8 +216,11 @@ def round_trip(
     with torch.no_grad():
         there = flow.transport(x, clouds, context, start=start, end=end, solver=solver)
         back = flow.transport(there.x, clouds, context, start=end, end=start, solver=solver)
-    error = float((back.x - x).abs().max())
-    return Law(f"inverse: {way} noise and back (data scale)", error, SOLVED_TOLERANCE)
+    errors = (back.x - x).abs().amax(1)
+    worst = int(errors.argmax())
+    name = f"inverse: {way} noise and back (data scale)"
+    where = structure(clouds, int(clouds.ids[worst]))
+    return Law(name, float(errors[worst]), SOLVED_TOLERANCE, cloud=where)
 
 
 def divergence_laws(
@@ -212,17 +234,20 @@ def divergence_laws(
         source = rng.generator(seed, "check", "probes")
         probes = estimate.probes(x, clouds, source, flow.field.state_features)
         drawn = estimate(velocity, x, clouds, probes).estimates
-        differences = _trace_by_differences(velocity, x, clouds)
+        measured = _trace_by_differences(velocity, x, clouds)
     spread = drawn.std(1) / math.sqrt(PROBES)
     rounding = TOLERANCE[torch.float64] * (1 + exact.abs())
-    deviation = float(((drawn.mean(1) - exact).abs() / (spread + rounding)).max())
+    deviations = (drawn.mean(1) - exact).abs() / (spread + rounding)
     return [
-        Law(
+        law_of_each(
             "divergence: exact against finite differences",
-            relative(differences, exact),
+            differences(measured, exact),
             DIFFERENCE_TOLERANCE,
+            clouds,
         ),
-        Law("divergence: estimate against exact (std. errors)", deviation, DEVIATIONS),
+        law_of_each(
+            "divergence: estimate against exact (std. errors)", deviations, DEVIATIONS, clouds
+        ),
     ]
 
 
@@ -240,15 +265,21 @@ def _trace_by_differences(
     return trace
 
 
-def _velocity(flow: Flow, batch: Clouds, t: float) -> Callable[..., Tensor]:
-    def velocity(x: Tensor, ptr: Tensor, h: Tensor) -> Tensor:
-        encoded = flow.encode(_clouds(batch, x, ptr, h))
-        # Not the centred positions: the law is about the field, which must not see the centre.
-        state = x / flow.scale
-        with torch.no_grad():
-            return flow.continuous.velocity(x.new_tensor(t), state, encoded.clouds, encoded.context)
+def _velocity(flow: Flow, batch: Clouds, t: float) -> Function:
+    return lambda x, ptr, h: velocity_of_flow(flow, _clouds(batch, x, ptr, h), t)
 
-    return velocity
+
+def velocity_of_flow(flow: Flow, clouds: Clouds, t: float) -> Tensor:
+    """The velocity of positions of `clouds` at time `t`, shape (N, d), wherever their centres are.
+
+    Raises:
+        UnknownElement: If an element is not one of the flow's.
+    """
+    encoded = flow.encode(clouds)
+    # Not the centred positions: the law is about the field, which must not see the centre.
+    state = (clouds.x / flow.scale).to(encoded.x)
+    with torch.no_grad():
+        return flow.continuous.velocity(state.new_tensor(t), state, encoded.clouds, encoded.context)
 
 
 def _clouds(like: Clouds, x: Tensor, ptr: Tensor, h: Tensor) -> Clouds:

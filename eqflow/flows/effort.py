@@ -8,6 +8,18 @@ from eqflow.flows.evaluation import Stopped
 from eqflow.flows.solver import Status
 
 
+class ProductLimit(Stopped):
+    """Ends a solve that would apply its operator more often than it may.
+
+    Attributes:
+        reason: In place of what the status says of evaluations.
+    """
+
+    def __init__(self, time: float, limit: int) -> None:
+        super().__init__(Status.STEP_LIMIT, time)
+        self.reason = f"more products with its matrix than solver.step_limit={limit}"
+
+
 @dataclass
 class Effort:
     """Counts that a solver adds to.
@@ -32,7 +44,7 @@ class Effort:
             Stopped: If they are more than the limit.
         """
         if self.limit is not None and self.products + products > self.limit:
-            raise Stopped(Status.STEP_LIMIT, self.time)
+            raise ProductLimit(self.time, self.limit)
         self.products += products
 
     def evaluate(self, time: float) -> None:

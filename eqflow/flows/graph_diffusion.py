@@ -13,17 +13,23 @@ Reference: How to train your neural ODE (Finlay et al., 2020), arXiv:2002.02798,
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeGuard, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from eqflow import rng
 from eqflow.edges import Edges
-from eqflow.errors import ShapeError, SolverFailed, UsageError
+from eqflow.errors import SolverFailed
+from eqflow.flows.diffusion_arguments import (
+    EXACT,
+    Measure,
+    is_linear,
+    require_arguments,
+    require_fit,
+    times_of,
+)
 from eqflow.flows.diffusion_steps import by_steps, coefficients_at, inputs_of
 from eqflow.flows.effort import Effort
 from eqflow.flows.evaluation import Stopped
@@ -36,24 +42,23 @@ from eqflow.flows.uniformization import propagate
 from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
 from eqflow.nn.field import AbstractField
 
-Measure = Literal["kinetic", "jacobian"]
-# Methods that solve a linear equation without steps.
-EXACT = ("exponential", "exponential_euler")
-
 
 @dataclass(frozen=True)
 class Diffused:
     """What a diffusion came to.
 
     Attributes:
-        states: At each time asked for, shape (T, N, C); None where the solve failed.
-        measured: Integrals along the way of what was measured, by name, each of shape (B,).
+        states: At each time asked for, shape (T, N, C); NaN in graphs at fault, where the others
+            came to the end without them, and None where no graph did.
+        measured: Integrals along the way of what was measured, by name, each of shape (B,); NaN
+            of graphs at fault.
         status: How it ended.
         time: Last time reached.
         evaluations: How often the field was evaluated, attention and all.
         products: How often all edges were gone through to apply the operator.
         at_fault: Graphs whose state or derivative was not finite, shape (K,), int64.
         detail: What else is known of a failure.
+        reason: What a failure was, where the status does not say it well.
     """
 
     states: Tensor | None
@@ -64,6 +69,7 @@ class Diffused:
     products: int
     at_fault: Tensor
     detail: str = ""
+    reason: str = ""
 
     def final(self) -> Tensor:
         """The state at the last time, shape (N, C).
@@ -77,15 +83,16 @@ class Diffused:
         """The state at each time, shape (T, N, C).
 
         Raises:
-            SolverFailed: If the last time was not reached.
+            SolverFailed: If the last time was not reached, by one graph or more.
         """
-        if self.states is None:
+        if self.states is None or self.status.failed:
             graphs = f"; graphs at fault: {self.at_fault.tolist()}" if len(self.at_fault) else ""
             detail = f" ({self.detail})" if self.detail else ""
+            reason = f"{self.reason or self.status.value}{detail}"
             raise SolverFailed(
                 f"diffusion stopped at t = {self.time:.4g} after {self.evaluations} evaluations "
-                f"and {self.products} products: {self.status.value}{detail}{graphs}. Try a smaller "
-                "model.time, more solver.steps or a larger solver.step_limit."
+                f"and {self.products} products: {reason}{graphs}. "
+                "Try a smaller model.time, more solver.steps or a larger solver.step_limit."
             )
         return self.states
 
@@ -126,9 +133,12 @@ def diffuse(
         A `Diffused`; a failure is a status, not an exception.
 
     Raises:
-        ShapeError: If the state does not have one row a node.
-        UsageError: If times do not rise from 0 to `time`, the method does not fit the field, or
-            measuring does not fit the method.
+        ShapeError: If the state does not have one row a node, or is of another type than a context.
+        UsageError: If an argument is of another kind, times do not rise from 0 to `time`, the
+            method does not fit the field, or measuring does not fit the method.
+
+    Time and steps are those of the whole batch. A graph that ends the solve as its state is not
+    finite is left out, and the solve begun again for the others.
 
     >>> from eqflow.nn.diffusion import GRAND
     >>> edges = Edges.from_index(torch.tensor([[0, 1, 2], [1, 2, 0]]), 3)
@@ -137,20 +147,79 @@ def diffuse(
     >>> solved.status.name, tuple(solved.states.shape), solved.evaluations
     ('SUCCESS', (2, 3, 8), 1)
     """
-    if x.dim() != 2 or len(x) != edges.nodes:
-        raise ShapeError(
-            f"diffuse: found a state {tuple(x.shape)}, expected (N, C) with N = {edges.nodes}."
-        )
-    places = _times(time, times)
-    _require_fit(field, solver, places, measure, source)
+    require_arguments(field, x, edges, solver, context)
+    places = times_of(time, times)
+    require_fit(field, solver, places, measure, source)
     if context is None and field.context_features == x.shape[1]:
         context = x
-    if solver.method not in DIFFUSION or not isinstance(field, AbstractDiffusion):
+
+    def of(x: Tensor, edges: Edges, context: Tensor | None) -> Diffused:
+        if solver.method in DIFFUSION and isinstance(field, AbstractDiffusion):
+            return _by_coefficients(field, x, edges, places, solver, context)
         return _by_integration(field, x, edges, places, solver, context, measure, source)
+
+    return _graph_by_graph(of, x, edges, context)
+
+
+def _graph_by_graph(
+    solve: Callable[[Tensor, Edges, Tensor | None], Diffused],
+    x: Tensor,
+    edges: Edges,
+    context: Tensor | None,
+) -> Diffused:
+    """What `solve` comes to; again without graphs that are not finite, for those that are."""
+    found, count = solve(x, edges, context), edges.clouds.count
+    if found.status.failed and 0 < len(found.at_fault) < count:
+        is_kept = torch.ones(count, dtype=torch.bool, device=x.device)
+        is_kept[found.at_fault] = False
+        kept = is_kept.nonzero().squeeze(1)
+        others, rows = _some_graphs(edges, kept)
+        inside = None if context is None else context[rows]
+        rest = _graph_by_graph(solve, x[rows], others, inside)
+        if rest.states is not None:
+            at_fault = torch.cat([found.at_fault, kept[rest.at_fault]]).sort().values
+            return replace(
+                found,
+                states=_among(rest.states, rows, len(x), 1),
+                measured={
+                    name: _among(part, kept, count, 0) for name, part in rest.measured.items()
+                },
+                evaluations=found.evaluations + rest.evaluations,
+                products=found.products + rest.products,
+                at_fault=at_fault,
+            )
+    return found
+
+
+def _some_graphs(edges: Edges, kept: Tensor) -> tuple[Edges, Tensor]:
+    """Some graphs of a batch, and which nodes are theirs."""
+    clouds, rows = edges.clouds.select(kept)
+    place = torch.full((edges.nodes,), -1, dtype=torch.int64, device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    pairs = place[torch.stack([edges.sender, edges.receiver])]
+    return Edges.from_index(pairs[:, pairs[0] >= 0], len(rows), clouds), rows
+
+
+def _among(values: Tensor, places: Tensor, count: int, dimension: int) -> Tensor:
+    """Values at their places among as many NaN as there are others."""
+    shape = list(values.shape)
+    shape[dimension] = count
+    return values.new_full(shape, float("nan")).index_copy(dimension, places, values)
+
+
+def _by_coefficients(
+    field: AbstractDiffusion,
+    x: Tensor,
+    edges: Edges,
+    places: Tensor,
+    solver: Solver,
+    context: Tensor | None,
+) -> Diffused:
+    """By a method that knows the coefficients of a diffusion."""
     effort = Effort(solver.step_limit, time=0.0)
     at_fault = torch.zeros(0, dtype=torch.int64, device=x.device)
     states: Tensor | None = None
-    status, detail = Status.SUCCESS, ""
+    status, detail, reason = Status.SUCCESS, "", ""
     try:
         at = coefficients_at(field, edges, context, effort)
         if solver.method in EXACT and field.is_linear:
@@ -160,76 +229,12 @@ def diffuse(
             states = by_steps(field, x, at, places.tolist(), solver, context, effort)
     except Stopped as stop:
         status, detail = stop.status, getattr(stop, "detail", "")
+        reason = getattr(stop, "reason", "")
         effort.time = stop.time
         if stop.broken is not None:
             at_fault = Packing((x,), edges.clouds).clouds_at_fault(stop.broken.reshape(-1))
-    return Diffused(
-        states, {}, status, effort.time, effort.evaluations, effort.products, at_fault, detail
-    )
-
-
-def _times(time: float | Tensor, times: Sequence[float] | Tensor | None) -> Tensor:
-    """The times, in float64: in float32 they may come to lie in another order."""
-    end = torch.as_tensor(time, dtype=torch.float64, device="cpu")
-    length = float(end.detach())
-    if not 0 < length < math.inf:
-        raise UsageError(f"diffuse: found time {length}, expected a finite number above 0.")
-    if times is None:
-        return torch.stack([torch.zeros_like(end), end])
-    places = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
-    fits = places.dim() == 1 and len(places) > 1 and bool((places.diff() > 0).all())
-    if not fits or places[0] != 0 or abs(float(places[-1]) - length) > 1e-6 * length:
-        raise UsageError(
-            f"diffuse: found times {places.tolist()}, expected them to rise from 0 to {length}."
-        )
-    return places / float(places[-1]) * end
-
-
-def _require_fit(
-    field: AbstractField,
-    solver: Solver,
-    places: Tensor,
-    measure: Collection[Measure],
-    source: torch.Generator | None,
-) -> None:
-    """Refuse what cannot be done together.
-
-    Raises:
-        UsageError: That says what.
-    """
-    name = type(field).__name__
-    unknown = set(measure) - set(get_args(Measure))
-    if unknown:
-        raise UsageError(
-            f"diffuse: found {sorted(unknown)} to measure, expected {', '.join(get_args(Measure))}."
-        )
-    if "jacobian" in measure and source is None:
-        raise UsageError("diffuse: the Jacobian is measured by a probe; pass source=rng.generator.")
-    if solver.method in DIFFUSION:
-        if measure:
-            raise UsageError(
-                f"diffuse: found {', '.join(measure)} to measure with solver.method="
-                f"{solver.method}, expected an explicit method, such as dopri5."
-            )
-        if not isinstance(field, AbstractDiffusion):
-            raise UsageError(
-                f"solver.method: found {solver.method!r} for {name}, which is no diffusion with "
-                "coefficients. Take an explicit method, such as dopri5."
-            )
-        if not field.moves_by_coefficients:
-            raise UsageError(
-                f"solver.method: found {solver.method!r} for a nonlinear {name}, whose velocity is "
-                "not that of its coefficients. Take an explicit method, such as dopri5."
-            )
-    if places.requires_grad and not (solver.method in EXACT and _is_linear(field)):
-        raise UsageError(
-            f"diffuse: found a time that asks for a gradient with solver.method={solver.method} "
-            f"on {name}, expected solver.method=exponential and a linear field."
-        )
-
-
-def _is_linear(field: AbstractField) -> TypeGuard[AbstractDiffusion]:
-    return isinstance(field, AbstractDiffusion) and field.is_linear
+    counts = effort.time, effort.evaluations, effort.products
+    return Diffused(states, {}, status, *counts, at_fault, detail, reason)
 
 
 def _by_integration(
@@ -247,7 +252,7 @@ def _by_integration(
     effort = Effort()
     inputs = inputs_of(field, context)
     constant: Coefficients | None = None
-    if _is_linear(field):
+    if is_linear(field):
         constant = coefficients_at(field, edges, context, effort)(0.0, x)
         parts = ("weight", "gain", "mixing", "damping", "source")
         inputs = tuple(p for p in (getattr(constant, part) for part in parts) if p is not None)

@@ -56,7 +56,8 @@ class Solver:
         steps: Number of steps of a fixed-step method over the whole interval; more where times
             asked for in between are not on that grid.
         step_limit: Most evaluations of the right-hand side in one integration, those of the
-            adjoint equation included, those that "checkpoint" repeats not.
+            adjoint equation included, those that "checkpoint" repeats not; of "exponential" and
+            "implicit" methods, most products of the operator with a state.
         gradient: "direct" differentiates the steps themselves; "checkpoint" does too, but keeps
             only the state of each evaluation and repeats the evaluation in the backward pass: the
             same gradient in about the memory of the adjoint; "adjoint" integrates the adjoint

@@ -30,7 +30,7 @@ from eqflow.graphs.ppr import (
 )
 from eqflow.graphs.pyg import from_pyg
 from eqflow.graphs.rewiring import diffused_graph, ppr_top_k, prune, two_hop, union
-from eqflow.graphs.sources import load_graph
+from eqflow.graphs.sources import load_graph, unused_edge_weights
 from eqflow.graphs.sparsification import AbstractKeep, AtLeast, AverageDegree, LargestPerRow
 from eqflow.graphs.spectral import laplacian_encoding, random_signs, random_walk_encoding
 
@@ -76,5 +76,6 @@ __all__ = [
     "subgraph",
     "two_hop",
     "union",
+    "unused_edge_weights",
     "write_graph",
 ]

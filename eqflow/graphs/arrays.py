@@ -9,8 +9,9 @@
 | optional | `encoding` (N, P); `ptr` (B + 1,) of several graphs; `split_names` (S,); `name` |
 
 A CSR matrix is `…_shape`, `…_indptr`, `…_indices` and `…_data`, whose entries are 1 where there is
-no `…_data`; those of `adj_data` are not used. Masks of several splits are (N, S) or (S, N), a
-square one (N, S); one mask may serve all splits. Arrays of other names are left alone.
+no `…_data`. Weights of edges, `adj_data` or `edge_weight`, are not used. Masks of several splits
+are (N, S) or (S, N), a square one (N, S); one mask may serve all splits. Arrays of other names are
+left alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from eqflow.graphs.graph import Graph, Split
 EDGES, FEATURES = ("edge_index", "edges"), ("x", "node_features")
 LABELS = ("y", "labels", "node_labels")
 MASKS = {part: (f"{part}_mask", f"{part}_masks") for part in ("train", "val", "test")}
+# What is known to give edges weights, for which graphs here have no place.
+EDGE_WEIGHTS = ("edge_weight", "edge_weights", "edge_attr", "adj_data")
 NAMES = {
     *EDGES,
     *FEATURES,
@@ -55,6 +58,7 @@ def graph_of_arrays(
     undirected: bool = True,
     self_loops: bool = False,
     dtype: torch.dtype = torch.float32,
+    needs_labels: bool = True,
 ) -> Graph:
     """A graph from arrays with the names above.
 
@@ -65,12 +69,15 @@ def graph_of_arrays(
         undirected: Whether the reverse of each edge is added and repeats are merged.
         self_loops: Whether edges from a node to itself stay.
         dtype: Of features and encoding.
+        needs_labels: Whether arrays without labels are refused; else each is unknown, −1, and
+            masks are left out, as parts of a split are of nodes with labels.
 
     Raises:
         DataError: If an array is missing or not what the table says.
         EmptyData: If there are no nodes, or a part of a split has none.
     """
-    y = _labels(arrays, where)
+    is_labelled = needs_labels or any(key in arrays for key in LABELS)
+    y = _labels(arrays, where) if is_labelled else _unknown_labels(arrays, where)
     nodes = len(y)
     x = _features(arrays, nodes, where, dtype)
     encoding = None
@@ -85,7 +92,8 @@ def graph_of_arrays(
     try:
         starts = None if ptr is None else torch.from_numpy(whole(ptr, "ptr", where, 1))
         edges = joined(torch.from_numpy(edge_index), nodes, undirected, self_loops, starts)
-        return Graph(x, edges, torch.from_numpy(y), encoding, _splits(arrays, nodes, where), name)
+        splits = _splits(arrays, nodes, where) if is_labelled else ()
+        return Graph(x, edges, torch.from_numpy(y), encoding, splits, name)
     except EqflowError as error:
         if str(error).startswith(where):
             raise
@@ -112,6 +120,17 @@ def _labels(arrays: Arrays, where: str) -> np.ndarray:
             "known. Number them with numpy.unique(…, return_inverse=True)."
         )
     return y.astype(np.int64)
+
+
+def _unknown_labels(arrays: Arrays, where: str) -> np.ndarray:
+    """−1 for each row of features."""
+    rows = [len(arrays[key]) for key in FEATURES if key in arrays and arrays[key].ndim]
+    for prefix in ("x", "attr"):
+        if has_csr(arrays, prefix, where):
+            rows.append(max(len(arrays[f"{prefix}_indptr"]) - 1, 0))
+    if rows and not rows[0]:
+        raise EmptyData(f"{where}: found no rows of features, expected at least one node.")
+    return np.full(rows[0] if rows else 0, -1, np.int64)
 
 
 def _features(arrays: Arrays, nodes: int, where: str, dtype: torch.dtype) -> Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
-from eqflow.errors import DataError
+from eqflow.errors import DataError, NoDensity, UsageError
 from eqflow.graphs.graph import Graph
 from eqflow.nn.graph_convolution import with_self_loops
+
+# What flows can do and classifiers cannot.
+OF_DENSITIES = ("sample", "score", "log_prob", "trajectory", "transport")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class AbstractNodeClassifier(nn.Module, ABC):
 
     def classify(self, graph: Graph) -> Classification:
         """The logits, and what comes with them; see `forward`."""
+        if not isinstance(graph, Graph):
+            raise UsageError(
+                f"{type(self).__name__}: found a graph of type {type(graph).__name__}, expected "
+                "eqflow.graphs.Graph. Take one from read_graph, load_graph or from_pyg."
+            )
         for what, found, expected in (
             ("features", graph.features, self.features),
             (
@@ -67,6 +76,14 @@ class AbstractNodeClassifier(nn.Module, ABC):
                     "the classifier was made for. Give data of the same kind as it was trained on."
                 )
         return self._classify(self.looped(graph))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OF_DENSITIES:
+            raise NoDensity(
+                f"{type(self).__name__}: found .{name} of a classifier of nodes, which has no "
+                "density. Call it with a graph for its logits, model(graph), or use eqflow score."
+            )
+        return super().__getattr__(name)
 
     def looped(self, graph: Graph) -> Graph:
         """The graph as the classifier works on it; itself where its self loops are all there."""

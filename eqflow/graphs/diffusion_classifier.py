@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.flows.graph_diffusion import Diffused, Measure, diffuse
+from eqflow.flows.diffusion_arguments import Measure
+from eqflow.flows.graph_diffusion import Diffused, diffuse
 from eqflow.flows.solver import Solver
 from eqflow.graphs.classifier import AbstractNodeClassifier, Classification
 from eqflow.graphs.encoder import NodeDecoder, NodeEncoder

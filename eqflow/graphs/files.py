@@ -7,6 +7,7 @@ files of gnn-benchmark (Shchur et al., 2018, arXiv:1811.05868) and those of hete
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from eqflow import storage
 from eqflow.data.arrays import UNREADABLE
 from eqflow.data.text import require_content
 from eqflow.errors import DataError, UsageError
-from eqflow.graphs.arrays import NAMES, graph_of_arrays
+from eqflow.graphs.arrays import EDGE_WEIGHTS, NAMES, graph_of_arrays
 from eqflow.graphs.features import to_scipy
 from eqflow.graphs.graph import Graph
 
@@ -29,6 +30,7 @@ def read_graph(
     self_loops: bool = False,
     name: str | None = None,
     dtype: torch.dtype = torch.float32,
+    needs_labels: bool = True,
 ) -> Graph:
     """A graph from an `.npz` file.
 
@@ -40,6 +42,8 @@ def read_graph(
         self_loops: Whether edges from a node to itself stay.
         name: Of the graph; the one in the file, else that of the file, where None.
         dtype: Of features and encoding.
+        needs_labels: Whether a file without labels is refused; else each is unknown, −1, and its
+            splits are left out.
 
     Raises:
         DataError: If the file is missing or damaged, or an array is missing or malformed.
@@ -49,7 +53,25 @@ def read_graph(
     arrays = _arrays(path)
     if name is not None:
         arrays.pop("name", None)
-    return graph_of_arrays(arrays, str(path), name or path.stem, undirected, self_loops, dtype)
+    name = name or path.stem
+    return graph_of_arrays(
+        arrays, str(path), name, undirected, self_loops, dtype, needs_labels=needs_labels
+    )
+
+
+def edge_weights_in(path: str | Path) -> str | None:
+    """The array of a graph file that gives edges weights that differ, which `read_graph` ignores.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    path = Path(path)
+    found = _arrays(path, EDGE_WEIGHTS)
+    for key in EDGE_WEIGHTS:
+        values = found.get(key)
+        if values is not None and values.size and bool((values != values.flat[0]).any()):
+            return key
+    return None
 
 
 def write_graph(graph: Graph, path: str | Path) -> None:
@@ -93,7 +115,7 @@ def _save(arrays: dict[str, Any], file: IO[bytes]) -> None:
     np.savez_compressed(file, **arrays)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path, names: Collection[str] = NAMES) -> dict[str, np.ndarray]:
     head = require_content(path)
     if not head.startswith(b"PK"):
         raise DataError(
@@ -105,7 +127,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             for key in archive.files:
-                if key in NAMES:
+                if key in names:
                     arrays[key] = np.asarray(archive[key])
     except UNREADABLE as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):

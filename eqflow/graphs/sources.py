@@ -9,12 +9,14 @@ from eqflow.data.download import Progress
 from eqflow.errors import DataError, UsageError
 from eqflow.graphs.agreement import homophily
 from eqflow.graphs.citations import SETS, planetoid
-from eqflow.graphs.files import read_graph
+from eqflow.graphs.files import edge_weights_in, read_graph
 from eqflow.graphs.graph import Graph
 
 BENCHMARK = "https://github.com/shchur/gnn-benchmark/raw/master/data/npz/"
 HETEROPHILOUS = "https://github.com/yandex-research/heterophilous-graphs/raw/main/data/"
 
+# Texas and Cornell have as many nodes, features and classes as each other; joined pairs tell.
+PAIRS = {"texas": 279, "cornell": 277}
 # Edge homophily of the Cornell that carries the features and labels of Texas is 0.30.
 CORNELL_BELOW = 0.2
 
@@ -74,6 +76,7 @@ def load_graph(
     self_loops: bool = False,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    needs_labels: bool = True,
 ) -> Graph:
     """A data set of node classification by name.
 
@@ -105,6 +108,8 @@ def load_graph(
         self_loops: Whether edges from a node to itself stay; Planetoid's are left out anyway.
         cache: Folder for downloads; `$EQFLOW_CACHE`, else `~/.cache/eqflow`, where None.
         progress: Called with the bytes received and those expected during a download.
+        needs_labels: Whether a file without labels is refused; else each is unknown, −1, and its
+            splits are left out.
 
     Raises:
         UsageError: If the name is not known, needs a path, or is undirected by its nature.
@@ -126,10 +131,24 @@ def load_graph(
     if file is None:
         raise UsageError(f"load_graph: found no path for {source}. {_advice(source)}")
     name = None if source == "file" else source
-    graph = read_graph(file, undirected, self_loops, name)
+    graph = read_graph(file, undirected, self_loops, name, needs_labels=needs_labels)
     if source != "file":
         _require_identity(source, graph, file)
     return graph
+
+
+def unused_edge_weights(source: str, path: str | Path) -> str | None:
+    """The array of edge weights in the file of a source, None where there is none.
+
+    Edges have no weights here: a file that says some gets them ignored, which its owner should
+    know. Weights that are all the same say nothing.
+
+    Args:
+        source: As in `load_graph`.
+        path: As there.
+    """
+    file = _file(source, Path(path))
+    return edge_weights_in(file) if file.suffix.lower() == ".npz" else None
 
 
 def _advice(source: str) -> str:
@@ -168,6 +187,14 @@ def _require_identity(source: str, graph: Graph, file: Path) -> None:
         raise DataError(
             f"{file}: found {graph.nodes:,} nodes, expected the {nodes:,} of {source}. "
             "Pass source=file for another data set, or a part of one."
+        )
+    pairs = int((graph.edges.sender < graph.edges.receiver).sum())
+    other = {count: name for name, count in PAIRS.items() if name != source}.get(pairs)
+    if source in PAIRS and other is not None:
+        raise DataError(
+            f"{file}: found {pairs} pairs of joined nodes, as {other} has, expected the "
+            f"{PAIRS[source]} of {source}. Pass source={other} for it (experiment={other}), or "
+            "source=file for another data set."
         )
     if source == "cornell" and (found := homophily(graph)) > CORNELL_BELOW:
         raise DataError(

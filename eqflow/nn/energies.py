@@ -25,6 +25,8 @@ from torch import Tensor
 
 from eqflow.edges import Edges, segment_sum, squared_distance
 from eqflow.errors import ShapeError
+from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_edges
 from eqflow.nn.graph_convolution import inverse_square_root_degrees
 from eqflow.nn.per_graph import degrees
 
@@ -38,7 +40,11 @@ def node_dirichlet_energies(x: Tensor, edges: Edges) -> Tensor:
 
     Returns:
         Shape (N,).
+
+    Raises:
+        ShapeError: If `x` is not (N, F) of floating point.
     """
+    _require_features("node_dirichlet_energies", x, edges)
     return 0.25 * segment_sum(squared_distance(x, edges), edges)
 
 
@@ -56,7 +62,8 @@ def dirichlet_energy(x: Tensor, edges: Edges) -> Tensor:
     >>> dirichlet_energy(torch.tensor([[0.0], [1.0], [3.0]]), path)
     tensor([2.5000])
     """
-    return edges.clouds.sum(node_dirichlet_energies(x, edges))
+    energies = node_dirichlet_energies(x, edges)
+    return edges.clouds.sum(energies)
 
 
 def degree_scaled_dirichlet_energy(x: Tensor, edges: Edges) -> Tensor:
@@ -85,13 +92,17 @@ def normalised_dirichlet_energy(x: Tensor, edges: Edges) -> Tensor:
         edges: The graph, or a batch of graphs.
 
     Returns:
-        Shape (B,); NaN for a graph whose features are all zero.
+        Shape (B,); 0, as smooth as can be, for a graph whose features are all zero, or that has no
+        features or no nodes.
+
+    Raises:
+        ShapeError: If `x` is not (N, F) of floating point.
     """
     _require_features("normalised_dirichlet_energy", x, edges)
     # Squares of what has shrunk or grown along many layers leave the range of floats.
-    largest = edges.clouds.max(x.detach().abs().amax(-1)) if x.shape[0] else x.new_zeros(0)
-    x = x / edges.clouds.expand(largest).unsqueeze(-1)
-    return degree_scaled_dirichlet_energy(x, edges) / edges.clouds.sum(x.square().sum(-1))
+    x = x / edges.clouds.expand(common_size(x, edges.clouds)).unsqueeze(-1)
+    length = edges.clouds.sum(x.square().sum(-1))
+    return degree_scaled_dirichlet_energy(x, edges) / length.masked_fill(length == 0, 1)
 
 
 def mean_average_distance(x: Tensor, edges: Edges) -> Tensor:
@@ -105,7 +116,7 @@ def mean_average_distance(x: Tensor, edges: Edges) -> Tensor:
         edges: The graph, or a batch of graphs.
 
     Returns:
-        Shape (B,), between 0 and 2; 0 for a graph without edges.
+        Shape (B,), between 0 and 2; 0 for a graph without edges, or without features.
 
     Raises:
         ShapeError: If `x` is not (N, F) of floating point.
@@ -114,6 +125,9 @@ def mean_average_distance(x: Tensor, edges: Edges) -> Tensor:
     al., 2020), arXiv:1909.03211, eq. 1-4.
     """
     _require_features("mean_average_distance", x, edges)
+    # Directions do not change; squares of entries far from 1 would leave the range of floats.
+    if x.shape[1]:
+        x = x / _power_of_two(x.detach().abs().amax(-1, keepdim=True))
     unit = torch.nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
     degree = degrees(edges, x.dtype)
     # `1 − ⟨u, v⟩ = ½ ‖u − v‖²` keeps its digits where directions are almost the same.
@@ -122,7 +136,31 @@ def mean_average_distance(x: Tensor, edges: Edges) -> Tensor:
     return edges.clouds.sum(average) / reached.clamp(min=1)
 
 
+def common_size(x: Tensor, clouds: Segments) -> Tensor:
+    """A power of 2 near the largest entry of each graph's features, shape (B,), a constant.
+
+    Features divided by it are of order 1 and lose no digit. It is 1 where all entries are zero or
+    there are none, or where one is not finite.
+
+    Args:
+        x: Node features, shape (N, F).
+        clouds: Which nodes are of which graph.
+    """
+    if not x.numel():
+        return x.new_ones(clouds.count)
+    return _power_of_two(clouds.max(x.detach().abs().amax(-1)))
+
+
+def _power_of_two(largest: Tensor) -> Tensor:
+    """The largest power of 2 that is not above a positive number; 1 elsewhere."""
+    fits = (largest > 0) & largest.isfinite()
+    usual = torch.where(fits, largest, 1).clamp(min=torch.finfo(largest.dtype).tiny)
+    _, exponent = torch.frexp(usual)
+    return torch.ldexp(torch.ones_like(usual), exponent - 1)
+
+
 def _require_features(where: str, x: Tensor, edges: Edges) -> None:
+    require_edges(where, edges)
     if x.dim() != 2 or x.shape[0] != edges.nodes or not x.is_floating_point():
         raise ShapeError(
             f"{where}: found x {tuple(x.shape)} of {x.dtype}, expected (N, F) of floating point "

@@ -18,6 +18,9 @@ distribution over the nodes of each graph, `P̄ = P (S + ln P)`. Both are exact.
 published has one `C` outside the sum, and a `P̄ = (P + 1) ln P` which is never positive and vanishes
 where features collapse: there it lets entropy fall.
 
+Energies are computed of features divided by their size in each graph, so entropy and gradient keep
+their digits also where squares of features leave the range of floats; energies themselves do not.
+
 `S` does not change as all nodes of a graph move alike, so its gradient has no mean there.
 
 Reference: Entropy Aware Message Passing in Graph Neural Networks (Nazari, Lemke, Guidobene, Gesp,
@@ -32,6 +35,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from eqflow.edges import (
@@ -43,6 +47,8 @@ from eqflow.edges import (
 )
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_edges
+from eqflow.nn.energies import common_size
 from eqflow.nn.field import AbstractField
 from eqflow.nn.graph_convolution import inverse_square_root_degrees
 
@@ -63,10 +69,7 @@ def node_entropic_energies(x: Tensor, edges: Edges, *, scaled: bool = True) -> T
     Raises:
         ShapeError: If `x` is not (N, F) of floating point with F at least 1.
     """
-    if x.dim() != 2 or x.shape[1] == 0:
-        raise ShapeError(
-            f"entropy: found x {tuple(x.shape)}, expected (N, F) with at least one feature."
-        )
+    _require_features(x, edges)
     total = 0.5 * segment_sum(squared_distance(x, edges), edges)
     return _scale(x, edges) * total if scaled else total
 
@@ -102,11 +105,12 @@ def entropy(
     tensor([0.7358])
     """
     _require_temperature("entropy", temperature)
-    q = -node_entropic_energies(x, edges, scaled=scaled) / temperature
+    _require_features(x, edges)
+    q = _exponents(x, edges, temperature, normalised, scaled)
     if not normalised:
         return -edges.clouds.sum(q.exp() * q)
-    p, log_p = _distribution(q, edges.clouds)
-    return -edges.clouds.sum(p * log_p)
+    log_p = _log_probabilities(q, edges.clouds)
+    return -edges.clouds.sum(log_p.exp() * log_p)
 
 
 def entropy_gradient(
@@ -134,16 +138,19 @@ def entropy_gradient(
         UsageError: If the temperature is not positive and finite.
     """
     _require_temperature("entropy_gradient", temperature)
+    _require_features(x, edges)
     at = x.detach() if constant_weights else x
-    q = -node_entropic_energies(at, edges, scaled=scaled) / temperature
+    q = _exponents(at, edges, temperature, normalised, scaled)
     if normalised:
-        p, _ = _distribution(q, edges.clouds)
+        p = _log_probabilities(q, edges.clouds).exp()
         # `S + ln P`, without the `ln Z` in both, which would hide small differences of energies.
         p_bar = p * (q - edges.clouds.expand(edges.clouds.sum(p * q)))
     else:
         p_bar = q.exp() * (1 + q)
-    # Pulls of each node along its incoming edges, per difference.
-    pull = p_bar / -temperature
+    # Pulls of each node along its incoming edges, per difference of features of order 1.
+    x, size = _in_units(x, edges)
+    root = math.sqrt(temperature)
+    pull = -p_bar * (size / root / root).clamp(max=torch.finfo(x.dtype).max)
     if scaled:
         pull = _scale(x, edges) * pull
     at_receiver = gather(pull, edges, "receiver")
@@ -285,12 +292,41 @@ def _scale(x: Tensor, edges: Edges) -> Tensor:
     return inverse_square_root_degrees(edges, x.dtype) / math.sqrt(x.shape[1])
 
 
-def _distribution(q: Tensor, clouds: Segments) -> tuple[Tensor, Tensor]:
-    """`P ∝ exp(q)` over the nodes of each graph, and `ln P`, which is exact also where `P` is 0."""
-    # The maximum cancels, so it is a constant to the derivative.
-    shifted = q - clouds.expand(clouds.max(q.detach()))
-    log_p = shifted - clouds.expand(clouds.sum(shifted.exp()).log())
-    return log_p.exp(), log_p
+def _in_units(x: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    """Features divided by the size they have in their graph, and that size for each node, (N,)."""
+    size = edges.clouds.expand(common_size(x, edges.clouds))
+    return x / size.unsqueeze(1), size
+
+
+def _exponents(
+    x: Tensor, edges: Edges, temperature: float, normalised: bool, scaled: bool
+) -> Tensor:
+    """`−E/T` of each node, (N,); above the largest of its graph where `P` is a distribution.
+
+    It is cut off where its exponential is 0 in any case, so that nothing is infinite.
+    """
+    unit, size = _in_units(x, edges)
+    energies = node_entropic_energies(unit, edges, scaled=scaled)
+    if normalised:
+        # The least energy cancels, so it is a constant to the derivative.
+        energies = energies + edges.clouds.expand(edges.clouds.max(-energies.detach()))
+    largest = math.sqrt(torch.finfo(x.dtype).max)
+    ratio = (size / math.sqrt(temperature)).clamp(max=largest)
+    return -(ratio * (ratio * energies)).clamp(max=largest)
+
+
+def _log_probabilities(q: Tensor, clouds: Segments) -> Tensor:
+    """`ln P` of `P ∝ exp(q)` over the nodes of each graph, exact also where `P` is 0."""
+    return q - clouds.expand(clouds.sum(q.exp()).log())
+
+
+def _require_features(x: Tensor, edges: Edges) -> None:
+    require_edges("entropy", edges)
+    if x.dim() != 2 or x.shape[1] == 0 or not x.is_floating_point():
+        raise ShapeError(
+            f"entropy: found x {tuple(x.shape)} of {x.dtype}, expected (N, F) of floating point "
+            "with at least one feature."
+        )
 
 
 def _require_temperature(where: str, temperature: float) -> None:

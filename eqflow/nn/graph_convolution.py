@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eqflow.edges import Edges, gather, weighted_sum
 from eqflow.errors import ShapeError
+from eqflow.nn.arguments import require_counts, require_edges, require_kind_of
 from eqflow.nn.per_graph import degrees, once_per_graph
 
 
@@ -77,6 +78,7 @@ class GraphConvolution(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()
+        require_counts("GraphConvolution", in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
@@ -94,8 +96,11 @@ class GraphConvolution(nn.Module):
             Shape (N, G).
 
         Raises:
-            ShapeError: If `x` has another width.
+            ShapeError: If `x` has another width, type or device.
+            UsageError: If the edges are no graph.
         """
+        require_edges("GraphConvolution", edges)
+        require_kind_of("GraphConvolution", self, x)
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ShapeError(
                 f"GraphConvolution: found x {tuple(x.shape)}, expected (N, {self.in_features})."

@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from eqflow.errors import ShapeError
 from eqflow.geometry import Clouds
-from eqflow.geometry.representations import representation
-from eqflow.testing.motions import random_motions
-from eqflow.testing.outputs import CloudFunction, evaluate, scale
+from eqflow.geometry.representations import Representation, representation
+from eqflow.testing.motions import Motion, random_motions
+from eqflow.testing.outputs import CloudFunction, Output, evaluate, scale
 from eqflow.testing.tolerances import tolerance_of
 
 if TYPE_CHECKING:
@@ -50,16 +53,36 @@ def discrepancies(
     size = scale(fn, still, kind)
     worst: dict[str, Discrepancy] = {}
     for motion in moves:
-        moved = evaluate(fn, motion.apply(batch), kind)
-        expected = kind.act(still.values, motion.rotation, motion.translation, still.cloud)
-        if still.has_row_per_point:
-            expected = expected[motion.order]
-        errors = still.largest(moved.values - expected) / size
+        errors = missed(fn, still, kind, motion) / size
         cloud = int(errors.argmax()) if len(batch) else 0
         found = Discrepancy(motion.kind, float(errors[cloud]) if len(batch) else 0.0, cloud)
         if motion.kind not in worst or found.error > worst[motion.kind].error:
             worst[motion.kind] = found
     return list(worst.values())
+
+
+def missed(fn: CloudFunction, still: Output, kind: Representation, motion: Motion) -> Tensor:
+    """Largest `‖f(g x)_i − ρ(g) f(x)_i‖` of each cloud, (B,); infinite where not finite.
+
+    Args:
+        fn: As in `equivariance_error`.
+        still: What it returned for the clouds where they are, `f(x)`.
+        kind: How the output moves, `ρ`.
+        motion: An element `g` for each cloud.
+
+    Raises:
+        ShapeError: If `fn` returns a row a point for one and a row a cloud for the other.
+    """
+    moved = evaluate(fn, motion.apply(still.batch), kind)
+    if moved.values.shape != still.values.shape:
+        raise ShapeError(
+            f"fn: returned shape {tuple(still.values.shape)} for clouds and "
+            f"{tuple(moved.values.shape)} for the same clouds moved; expected one shape."
+        )
+    expected = kind.act(still.values, motion.rotation, motion.translation, still.cloud)
+    if still.has_row_per_point:
+        expected = expected[motion.order]
+    return still.largest(moved.values - expected)
 
 
 def equivariance_error(
@@ -77,8 +100,10 @@ def equivariance_error(
             a point, (N, k), or a row a cloud, (B, k) or (B,).
         batch: Clouds to try it on; each is moved by an element of its own.
         group: `"E(d)"`, `"SE(d)"`, `"O(d)"`, `"SO(d)"`, `"T(d)"` with a number for d, or `"S(n)"`,
-            which reorders points: a row a point must follow, a row a cloud must stay.
-        output: How the output moves: `"scalar"`, `"vector"`, `"point"`, or irreps of e3nn.
+            which reorders points: a row a point must follow, a row a cloud must stay; or a product
+            with it, `"E(3)×S(n)"`.
+        output: How the output moves: `"scalar"`, `"vector"`, `"point"`, `"tensor(2)"` of any order,
+            or irreps of e3nn.
         seed: The motions are a function of it.
         motions: How many of each kind.
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from eqflow.errors import ShapeError
 from eqflow.geometry import Clouds
 from eqflow.geometry.representations import Representation
 from eqflow.testing.outputs import CloudFunction, Output, evaluate, scale
@@ -18,7 +22,7 @@ def independence_error(fn: CloudFunction, batch: Clouds) -> float:
     Returns:
         The error, in units of the size of a cloud's output; infinite where one is not finite.
     """
-    return max(_errors(fn, batch), default=0.0)
+    return max(independence_errors(fn, batch), default=0.0)
 
 
 def assert_independent(fn: CloudFunction, batch: Clouds, tolerance: float | None = None) -> None:
@@ -31,7 +35,7 @@ def assert_independent(fn: CloudFunction, batch: Clouds, tolerance: float | None
         AssertionError: If the error is larger; names the worst cloud.
     """
     bound = tolerance_of(batch.x.dtype) if tolerance is None else tolerance
-    errors = _errors(fn, batch)
+    errors = independence_errors(fn, batch)
     error = max(errors, default=0.0)
     if error <= bound:
         return
@@ -43,7 +47,43 @@ def assert_independent(fn: CloudFunction, batch: Clouds, tolerance: float | None
     )
 
 
-def _errors(fn: CloudFunction, batch: Clouds) -> list[float]:
+def errors_beside(
+    fn: CloudFunction, still: Output, kind: Representation, size: Tensor
+) -> list[float]:
+    """Relative difference between each cloud's output in its batch and beside one more, (B,).
+
+    What stands beside is the first cloud, enlarged and moved away: whoever takes a mean or a
+    largest value over all points of a batch sees it.
+
+    Args:
+        fn: As in `eqflow.testing.equivariance_error`.
+        still: What it returned for the batch.
+        kind: How the output moves.
+        size: What an error in each cloud's output is measured by, (B,).
+    """
+    batch = still.batch
+    if not len(batch):
+        return []
+    other = batch[:1]
+    other = other.with_positions(3 * other.x + 1)
+    worst = torch.zeros_like(size)
+    for parts, place in (([other, batch], 1), ([batch, other], 0)):
+        both = evaluate(fn, Clouds.join(parts), kind)
+        beside = len(other.x) if still.has_row_per_point else 1
+        if len(both.values) != len(still.values) + beside:
+            raise ShapeError(
+                f"fn: returned {len(still.values)} rows for {len(batch)} clouds, and "
+                f"{len(both.values)} with one of {len(other.x)} points beside; expected "
+                f"{len(still.values) + beside}."
+            )
+        start = beside * place
+        rows = both.values[start : start + len(still.values)]
+        worst = worst.maximum(still.largest(rows - still.values) / size)
+    return worst.tolist()
+
+
+def independence_errors(fn: CloudFunction, batch: Clouds) -> list[float]:
+    """As `independence_error`, of each cloud."""
     kind = Representation("scalar")
     together = evaluate(fn, batch, kind)
     errors = []

@@ -2,7 +2,9 @@ r"""Random elements of the symmetry groups of a cloud.
 
 The Euclidean group :math:`E(d) = O(d) \ltimes T(d)` acts by `x_i ↦ R x_i + t`; its subgroups leave
 out reflections (`SE(d)`, `SO(d)`), translations (`O(d)`, `SO(d)`) or both and rotations (`T(d)`).
-`S(n)` reorders the points of a cloud. In a batch each cloud is moved by an element of its own.
+`S(n)` reorders the points of a cloud. A product such as `E(3)×S(n)` is made of the motions of both:
+what is equivariant under the factors is so under their product. In a batch each cloud is moved by
+an element of its own.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def random_motions(
 
     Args:
         batch: The clouds to move.
-        group: `"E(d)"`, `"SE(d)"`, `"O(d)"`, `"SO(d)"`, `"T(d)"` with a number for d, or `"S(n)"`.
+        group: `"E(d)"`, `"SE(d)"`, `"O(d)"`, `"SO(d)"`, `"T(d)"` with a number for d, `"S(n)"`, or
+            a product of one of them with `S(n)`, `"E(3)×S(n)"` or `"E(3)xS(n)"`.
         seed: The motions are a function of it.
         count: Motions of each kind.
 
@@ -92,13 +95,14 @@ def random_motions(
         UsageError: If there is no such group, or `count` is not positive.
         ShapeError: If the group acts in another dimension than that of the clouds.
     """
-    family = _family(group, batch.dimension)
+    families = factors(group, batch.dimension)
     if count < 1:
         raise UsageError(f"motions: found {count}, expected at least 1.")
-    for kind in KINDS[family]:
-        for turn in range(count):
-            source = rng.generator(seed, "testing", kind, turn, device=batch.x.device)
-            yield _draw(kind, batch, source, proper=family != "E" or kind != "combined")
+    for family in families:
+        for kind in KINDS[family]:
+            for turn in range(count):
+                source = rng.generator(seed, "testing", kind, turn, device=batch.x.device)
+                yield _draw(kind, batch, source, proper=family != "E" or kind != "combined")
 
 
 def _draw(kind: str, batch: Clouds, source: torch.Generator, proper: bool) -> Motion:
@@ -134,16 +138,35 @@ def _shuffled(segments: Segments, source: torch.Generator) -> Tensor:
     return torch.cat(parts) if parts else segments.ptr.new_empty(0)
 
 
-def _family(group: str, dimension: int) -> str:
+def factors(group: str, dimension: int) -> list[str]:
+    """The families, keys of `KINDS`, that a group is a product of.
+
+    Raises:
+        UsageError: If there is no such group, or it moves positions by more than one factor.
+        ShapeError: If the group acts in another dimension than that of the clouds.
+
+    >>> factors("E(3)×S(n)", 3)
+    ['E', 'S']
+    """
+    families = [_family(part.strip(), group, dimension) for part in re.split("[×x*]", group)]
+    if len(families) != len(set(families)) or len([f for f in families if f != "S"]) > 1:
+        raise UsageError(
+            f"group: found {group!r}, a product of {len(families)} groups; expected one of "
+            f"positions and S(n), such as 'E({dimension})×S(n)'."
+        )
+    return families
+
+
+def _family(name: str, group: str, dimension: int) -> str:
     known = [f"{family}({dimension})" for family in KINDS if family != "S"] + ["S(n)"]
-    match = re.fullmatch(r"(E|SE|O|SO|T)\((\d+)\)", group)
-    if group == "S(n)":
+    match = re.fullmatch(r"(E|SE|O|SO|T)\((\d+)\)", name)
+    if name == "S(n)":
         return "S"
     if match is None:
-        near = get_close_matches(group, known, n=2, cutoff=0.3) or known
+        near = get_close_matches(name, known, n=2, cutoff=0.3) or known
         raise UsageError(
-            f"group: found {group!r}, expected one of {', '.join(known)}. "
-            f"Did you mean {' or '.join(map(repr, near))}?"
+            f"group: found {group!r}, expected one of {', '.join(known)} or a product such as "
+            f"'E({dimension})×S(n)'. Did you mean {' or '.join(map(repr, near))}?"
         )
     if int(match[2]) != dimension:
         raise ShapeError(

@@ -57,7 +57,8 @@ def evaluate(fn: CloudFunction, batch: Clouds, kind: Representation) -> Output:
         UsageError: If it is not a tensor.
         ShapeError: If it has neither a row per point nor one per cloud, or the wrong columns.
     """
-    returned = fn(batch.x, batch.ptr, batch.h)
+    # A copy: what centres its input in place must not move the clouds it is tried on.
+    returned = fn(batch.x.clone(), batch.ptr, batch.h)
     if not isinstance(returned, Tensor):
         raise UsageError(f"fn: returned a {type(returned).__name__}, expected a tensor.")
     values = returned.detach().double()

@@ -1,4 +1,4 @@
-"""The clouds every symmetry is tried on: nine shapes and the degenerate ones.
+"""The clouds every symmetry is tried on: nine shapes, the degenerate ones and two large groups.
 
 A frame, a sign rule or an eigendecomposition that works for a generic cloud may fail for one that
 is its own mirror image, planar, collinear or of high symmetry, and a distance has no gradient where
@@ -30,6 +30,30 @@ def _ring(count: int, radius: float, *height: float) -> Points:
 
 def _scaled(points: Points, radius: float) -> Points:
     return [tuple(radius * c / math.hypot(*point) for c in point) for point in points]
+
+
+# The corners of an icosahedron whose edges are 2 long.
+ICOSAHEDRON: Points = [
+    p
+    for a in (1.0, -1.0)
+    for b in (GOLDEN, -GOLDEN)
+    for p in ((0.0, a, b), (a, b, 0.0), (b, 0.0, a))
+]
+
+
+def _truncated(corners: Points, edge: float, within: float, between: float) -> Points:
+    """A corner becomes a pentagon with sides `within`; what is left of an edge is `between` long.
+
+    Each edge from a to b gives the point `a + (b − a) within / (2 within + between)`.
+    """
+    share = within / (2 * within + between)
+    size = (2 * within + between) / edge
+    return [
+        tuple(size * (c + share * (e - c)) for c, e in zip(a, b, strict=True))
+        for a in corners
+        for b in corners
+        if 0 < math.dist(a, b) < 1.2 * edge
+    ]
 
 
 # Atomic numbers and positions. A shape is given in as few coordinates as it spans.
@@ -71,17 +95,11 @@ SHAPES: dict[str, tuple[list[int], Points]] = {
         [18] * 13,
         [
             (0.0, 0.0, 0.0),
-            *_scaled(
-                [
-                    p
-                    for a in (1, -1)
-                    for b in (GOLDEN, -GOLDEN)
-                    for p in ((0, a, b), (a, b, 0), (b, 0, a))
-                ],
-                3.68,
-            ),
+            *_scaled(ICOSAHEDRON, 3.68),
         ],
     ),
+    # Buckminsterfullerene: 1.45 Å around the pentagons, 1.40 Å between two hexagons.
+    "c60": ([6] * 60, _truncated(ICOSAHEDRON, edge=2.0, within=1.45, between=1.40)),
     "one_point": ([2], [(0.3,)]),
     "two_points": ([1, 9], [(-0.1,), (0.82,)]),
 }
@@ -94,7 +112,7 @@ def clouds(dimension: int = 3, dtype: torch.dtype = torch.float64) -> Iterator[t
 
     Generic (two clouds of different sizes), pyridine and benzene (planar), water, ammonia, square,
     methane, SF6 and CO2 (collinear); then the degenerate ones: one point, two points, coincident
-    points, the centred icosahedron of LJ13, a generic cloud far from the origin, a large one.
+    points, the centred icosahedron of LJ13, C60, a generic cloud far from the origin, a large one.
 
     Args:
         dimension: Number of coordinates; below 3 the shapes that need more are left out.

@@ -219,6 +219,10 @@ class AbstractTrainer(ABC, Generic[Model]):
         """Whether the last step or minute is reached."""
         return self.fraction_done() >= 1
 
+    def ended_by(self) -> str:
+        """The key of what ended a finished run."""
+        return "train.steps" if self.progress.step >= self.config.steps else "train.minutes"
+
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs, as plain values and tensors."""
         return {

@@ -133,6 +133,19 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
     def final_figures(self, trainer: Trained) -> tuple[dict[str, Any], list[str]]:
         """What the summary holds beside counters, and lines about it."""
 
+    def continued_by(self) -> str:
+        """What would make a finished run go on: more of what ended it."""
+        ended = self.summary().get("ended_by", "train.steps")
+        return f"a larger {ended} continues it"
+
+    def summary(self) -> dict[str, Any]:
+        """The summary of the run that the folder holds; nothing where there is none."""
+        try:
+            found = json.loads((self.folder / SUMMARY).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def is_told(self, trainer: Trained, figures: dict[str, float]) -> bool:
         """Whether the figures of a logged step get a line for people, and not only a row."""
         return "val_loss" in figures or "skipped" in figures
@@ -166,7 +179,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         earlier = earlier_configuration(self.folder)
         self._require_same_run(earlier)
         if self._is_complete(earlier):
-            self.announce(f"{self.folder} is finished; a larger train.steps continues it")
+            self.announce(f"{self.folder} is finished; {self.continued_by()}")
             return True
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
@@ -259,9 +272,8 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
     def _is_complete(self, earlier: dict[str, Any] | None) -> bool:
         """Whether the folder holds the figures that this configuration would end with."""
         try:
-            summary = json.loads((self.folder / SUMMARY).read_text("utf-8"))
-            reached = int(summary["steps"])
-        except (OSError, ValueError, KeyError, TypeError):
+            reached = int(self.summary()["steps"])
+        except (ValueError, KeyError, TypeError):
             return False
         before, now = flat(earlier or {}), flat(self.plain)
         if any(before.get(key) != now[key] for key in self.written):
@@ -279,6 +291,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         summary = {
             "name": self.config.name,
             "steps": progress.step,
+            "ended_by": trainer.ended_by(),
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds, 2),
             "cpu_seconds": round(progress.cpu_seconds, 2),

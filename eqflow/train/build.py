@@ -42,20 +42,27 @@ from eqflow.flows import (
 )
 from eqflow.flows.solver import ADAPTIVE, DIFFUSION, FIXED
 from eqflow.geometry import Clouds
+from eqflow.geometry.frames import WeightedFrame
 from eqflow.nn import (
     AbstractField,
     CategoricalEGNNField,
     EGNNField,
+    FrameField,
+    IrrepsField,
     JointEGNNField,
     MaskedEGNNField,
 )
+from eqflow.nn.backbones import TransformerBackbone
 from eqflow.train.config import (
     CategoricalModelConfig,
     Config,
     ExactConfig,
+    FieldConfig,
     FlowMatchingConfig,
+    FrameModelConfig,
     HutchinsonConfig,
     HutchPlusPlusConfig,
+    IrrepsModelConfig,
     JointModelConfig,
     MaskedModelConfig,
     MaximumLikelihoodConfig,
@@ -142,6 +149,13 @@ def _objective(config: Config) -> AbstractObjective:
             "use objective=flow_matching."
         )
     if isinstance(objective, MaximumLikelihoodConfig):
+        if getattr(config.model, "training_draws", None) is not None:
+            raise UsageError(
+                f"model.training_draws: found {config.model.training_draws} with "
+                "objective=maximum_likelihood, whose solver needs one velocity and not a new draw "
+                "at every evaluation; pass model.training_draws=null, or use "
+                "objective=flow_matching."
+            )
         return MaximumLikelihood(
             build_solver(config.solver),
             _training_trace(objective),
@@ -154,7 +168,7 @@ def _objective(config: Config) -> AbstractObjective:
 
 
 def build_flow(
-    model: ModelConfig,
+    model: FieldConfig,
     solver: SolverConfig,
     statistics: Mapping[str, Any],
     seed: int,
@@ -166,11 +180,15 @@ def build_flow(
         statistics: `dimension`, `scale` and `compositions` as plain values; `properties` where it
             is conditioned on any.
         seed: Of the initial weights.
+
+    Raises:
+        UsageError: If there is no such field in the dimension of the data.
     """
     compositions = Compositions.from_plain(statistics["compositions"])
     properties, width = _properties(statistics)
     with rng.seeded(seed, "weights"):
-        field = EGNNField(len(compositions.elements) + width, **_network(model))
+        context = len(compositions.elements) + width
+        field = _field(model, context, statistics["dimension"])
     return Flow(
         ContinuousFlow(field),
         statistics["dimension"],
@@ -245,16 +263,18 @@ def build_masked_flow(
 
 
 # Schema and builder of each kind of model.
-MODELS: dict[str, tuple[type[ModelConfig], Callable[..., TrainedFlow]]] = {
+MODELS: dict[str, tuple[type[FieldConfig], Callable[..., TrainedFlow]]] = {
     "egnn": (ModelConfig, build_flow),
     "joint_egnn": (JointModelConfig, build_molecular_flow),
     "categorical_egnn": (CategoricalModelConfig, build_molecular_flow),
     "masked_egnn": (MaskedModelConfig, build_masked_flow),
+    "e3nn": (IrrepsModelConfig, build_flow),
+    "frame_transformer": (FrameModelConfig, build_flow),
 }
 
 
 def build_model(
-    model: ModelConfig, solver: SolverConfig, statistics: Mapping[str, Any], seed: int
+    model: FieldConfig, solver: SolverConfig, statistics: Mapping[str, Any], seed: int
 ) -> TrainedFlow:
     """The flow of a configuration, of whichever kind it is; see `build_flow`.
 
@@ -266,22 +286,22 @@ def build_model(
     return MODELS[model.name][1](model, solver, statistics, seed)
 
 
-def integer_features(model: ModelConfig) -> list[str] | None:
+def integer_features(model: FieldConfig) -> list[str] | None:
     """Integers beside an atom's type where sizes and types are part of the density, else None."""
     if isinstance(model, JointModelConfig):
         return list(model.integers)
     return [] if isinstance(model, CategoricalModelConfig | MaskedModelConfig) else None
 
 
-def build_example(model: ModelConfig) -> TrainedFlow:
+def build_example(model: FieldConfig, dimension: int = 3) -> TrainedFlow:
     """A flow of the configuration for hydrogen molecules: whether its values are in range.
 
     Raises:
-        UsageError: If one is not.
+        UsageError: If one is not, or there is no such model in that dimension.
     """
-    pairs = Clouds(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([1, 1]))
+    pairs = Clouds(torch.zeros(2, dimension), torch.tensor([0, 2]), torch.tensor([1, 1]))
     statistics = {
-        "dimension": 3,
+        "dimension": dimension,
         "scale": 1.0,
         "compositions": Compositions.of(pairs).to_plain(),
         "sizes": Sizes.of(pairs).to_plain(),
@@ -312,6 +332,48 @@ def _training_trace(objective: MaximumLikelihoodConfig) -> AbstractDivergence:
             f"objective.trace: found {objective.trace!r}, expected hutchinson or exact."
         )
     return Exact() if objective.trace == "exact" else Hutchinson(objective.probes)
+
+
+def _field(model: FieldConfig, context: int, dimension: int) -> AbstractField:
+    """A field of positions alone."""
+    if isinstance(model, ModelConfig):
+        return EGNNField(context, **_network(model))
+    if isinstance(model, FrameModelConfig):
+        return _frame_field(model, context, dimension)
+    if dimension not in (2, 3):
+        raise UsageError(
+            f"model: e3nn moves points in space or in the plane, found data of {dimension} "
+            "dimensions. Use model=egnn, which moves points in any."
+        )
+    names = ("width", "layers", "lmax", "radial", "time_frequencies", "cutoff")
+    return IrrepsField(context, **{name: getattr(model, name) for name in names})
+
+
+def _frame_field(model: FrameModelConfig, context: int, dimension: int) -> FrameField:
+    if model.frame not in ("weighted", "pca"):
+        raise UsageError(f"model.frame: found {model.frame!r}, expected weighted or pca.")
+    if not 0 <= model.threshold < 1:
+        raise UsageError(
+            f"model.threshold: found {model.threshold}, expected at least 0 and below 1."
+        )
+    if model.width % model.heads:
+        raise UsageError(
+            f"model.heads: found {model.heads} with model.width={model.width}, expected a divisor."
+        )
+
+    def backbone(features: int) -> TransformerBackbone:
+        return TransformerBackbone(
+            dimension, features, dimension, model.width, model.layers, model.heads
+        )
+
+    return FrameField(
+        backbone,
+        context,
+        frame=WeightedFrame(threshold=model.threshold) if model.frame == "weighted" else "pca",
+        reflections=model.reflections,
+        training_draws=model.training_draws,
+        time_frequencies=model.time_frequencies,
+    )
 
 
 def _network(config: ModelConfig) -> dict[str, Any]:

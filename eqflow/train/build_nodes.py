@@ -9,7 +9,7 @@ from typing import Any
 from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows import Solver
-from eqflow.flows.graph_diffusion import Measure
+from eqflow.flows.diffusion_arguments import Measure
 from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.graphs.encoder import NodeDecoder, NodeEncoder

@@ -52,18 +52,61 @@ class DataConfig:
 
 
 @dataclass
-class ModelConfig:
+class FieldConfig:
+    """What every velocity field has."""
+
+    name: str = leaf("", "which")
+    layers: int = leaf(3, "message passes")
+    width: int = leaf(64, "hidden features")
+    time_frequencies: int = leaf(0, "cosine–sine pairs of time beside t itself")
+
+
+@dataclass
+class GraphFieldConfig(FieldConfig):
+    """What velocity fields of neighbouring points have beside."""
+
+    cutoff: float | None = leaf(
+        None, "connect points nearer than this (units of the data's scale); all where not given"
+    )
+
+
+@dataclass
+class ModelConfig(GraphFieldConfig):
     """The velocity field."""
 
     name: str = leaf("egnn", "egnn")
     layers: int = leaf(3, "message passes; 3 is the published choice for particles")
-    width: int = leaf(64, "hidden features")
     attention: bool = leaf(True, "gate each message, as published")
     coordinate_update: str = leaf("stabilized", "stabilized: divide by d + 1; mean: by n − 1")
     coordinate_range: float | None = leaf(15.0, "bound of the coordinate weights, as published")
-    time_frequencies: int = leaf(0, "cosine–sine pairs of time beside t itself")
-    cutoff: float | None = leaf(
-        None, "connect points nearer than this (units of the data's scale); all where not given"
+
+
+@dataclass
+class IrrepsModelConfig(GraphFieldConfig):
+    """The velocity field of spherical tensors, for points in space or in the plane."""
+
+    name: str = leaf("e3nn", "e3nn")
+    width: int = leaf(32, "channels of each irrep; cost grows with width × (lmax + 1)²")
+    lmax: int = leaf(2, "highest order of irreps and harmonics, 1 (vectors) to 6")
+    radial: int = leaf(16, "Gaussians of the distance, up to the cutoff or to 4 units of the data")
+
+
+@dataclass
+class FrameModelConfig(FieldConfig):
+    """The velocity field of a transformer averaged over frames of each cloud."""
+
+    name: str = leaf("frame_transformer", "frame_transformer")
+    layers: int = leaf(3, "blocks of attention within a cloud")
+    heads: int = leaf(4, "attention heads, a divisor of width")
+    frame: str = leaf(
+        "weighted", "weighted: continuous everywhere, many poses; pca: 2^d poses of principal axes"
+    )
+    threshold: float = leaf(
+        0.8, "weighted: leave out poses by points nearer than this part of the furthest; 0: none"
+    )
+    reflections: bool = leaf(True, "mirror images are alike; false: rotations alone")
+    training_draws: int | None = leaf(
+        1, "poses drawn for each structure and training step; null: all, as in sampling"
     )
 
 

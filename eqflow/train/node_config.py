@@ -172,7 +172,11 @@ class NodeSolverConfig:
     rtol: float = leaf(1e-4, "relative tolerance")
     atol: float = leaf(1e-4, "absolute tolerance, in units of the state")
     steps: int = leaf(8, "steps of a fixed-step method")
-    step_limit: int = leaf(2000, "most evaluations of the field in one integration")
+    step_limit: int = leaf(
+        2000,
+        "most evaluations of the field in one integration; of exponential and implicit methods, "
+        "most products of a state with its matrix",
+    )
     gradient: str = leaf("direct", "direct; checkpoint: the same in less memory; or adjoint")
 
 

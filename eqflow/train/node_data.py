@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eqflow.edges import Edges
-from eqflow.errors import DataError, UsageError
+from eqflow.errors import DataError, EmptyData, UsageError
 from eqflow.graphs import (
     Graph,
     Split,
@@ -21,6 +21,7 @@ from eqflow.graphs import (
     load_graph,
     normalised_features,
     random_split,
+    unused_edge_weights,
 )
 from eqflow.graphs.citations import SETS
 from eqflow.graphs.sources import SOURCES as PUBLISHED
@@ -86,7 +87,20 @@ def load_nodes(config: NodeConfig, announce: Callable[[str], None]) -> NodeData:
         DataError: If it cannot be read, has no such split, or a class has no node to train on.
         UsageError: If an option does not fit the source.
     """
-    return divided(config, *prepared(config, announce))
+    data = divided(config, *prepared(config, announce))
+    return replace(data, notices=[*notices_of(config), *data.notices])
+
+
+def notices_of(config: NodeConfig) -> list[str]:
+    """Lines about what the file holds and nothing uses."""
+    path = config.data.path
+    weights = None if path is None else unused_edge_weights(config.data.source, path)
+    if weights is None:
+        return []
+    return [
+        f"notice: {weights} of the file is not used: edges have no weights of their own here, "
+        "those of a model come from its attention or from degrees"
+    ]
 
 
 def divided(config: NodeConfig, graph: Graph, places: Tensor) -> NodeData:
@@ -113,12 +127,31 @@ def divided(config: NodeConfig, graph: Graph, places: Tensor) -> NodeData:
     return NodeData(graph, split, places, encoding, notices)
 
 
-def prepared(config: NodeConfig, announce: Callable[[str], None]) -> tuple[Graph, Tensor]:
-    """The graph as a classifier takes it, and the places of its nodes among those read."""
+def prepared(
+    config: NodeConfig, announce: Callable[[str], None], needs_labels: bool = True
+) -> tuple[Graph, Tensor]:
+    """The graph as a classifier takes it, and the places of its nodes among those read.
+
+    Args:
+        config: Which graph and how.
+        announce: Called with a line before what takes long.
+        needs_labels: Whether a file without labels is refused; else each is unknown, −1.
+
+    Raises:
+        DataError: If there is no such file, or it is no graph.
+        UsageError: If an option does not fit the source.
+    """
     data = config.data
+    if data.path is not None and not Path(data.path).exists():
+        known = f"the file of {data.source}, or the folder it is in"
+        raise DataError(
+            f"data.path: found nothing at {data.path}, expected "
+            f"{'an .npz of a graph' if data.source == 'file' else known}. Check the path, which is "
+            f"taken from {Path.cwd()} where it is not absolute."
+        )
     if data.path is None and data.source in DOWNLOADED:
         announce(f"{data.source}: downloaded once into $EQFLOW_CACHE or ~/.cache/eqflow")
-    graph = load_graph(data.source, data.path, data.undirected)
+    graph = load_graph(data.source, data.path, data.undirected, needs_labels=needs_labels)
     places = torch.arange(graph.nodes)
     if data.largest_component:
         # What came with the data may have no node left in a part; it is divided again if asked to.
@@ -169,14 +202,29 @@ def _split(graph: Graph, config: NodeDataConfig, seed: int) -> Split:
             f"data.split: found {config.split!r}, expected one of {', '.join(SPLITS)}."
         )
     if config.split == "published":
-        if config.split_index >= len(graph.splits):
-            there = f"{len(graph.splits)} splits" if graph.splits else "no split"
+        if not graph.splits:
             raise DataError(
-                f"{graph.name}: found {there} in the data, expected data.split_index="
-                f"{config.split_index} (from 0) to be one of them. Add train_mask, val_mask and "
-                f"test_mask to the file, or draw one: data.split={' or '.join(PROTOCOLS)}."
+                f"{graph.name}: found no split in the data with data.split=published. Add "
+                "train_mask, val_mask and test_mask to the file, or draw one: data.split="
+                f"{' or '.join(PROTOCOLS)}."
+            )
+        if config.split_index >= len(graph.splits):
+            raise UsageError(
+                f"data.split_index: found {config.split_index}, expected 0 to "
+                f"{len(graph.splits) - 1}: {graph.name} comes with {len(graph.splits)} splits."
             )
         return graph.splits[config.split_index]
     chosen = seed if config.split_seed is None else config.split_seed
     sizes = {name: getattr(config, name) for name in PROTOCOLS[config.split]}
-    return random_split(graph, chosen, config.split, **sizes)
+    try:
+        return random_split(graph, chosen, config.split, **sizes)
+    except EmptyData:
+        raise
+    except DataError as error:
+        if not sizes:
+            raise
+        keys = " and ".join(f"data.{name} ({size})" for name, size in sizes.items())
+        raise DataError(
+            f"{error} Its key{'s are' if len(sizes) > 1 else ' is'} {keys}; a small graph, or one "
+            "with rare classes, is better divided by data.split=fraction."
+        ) from error

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from eqflow import rng
 from eqflow.errors import SolverFailed, UsageError
-from eqflow.flows.graph_diffusion import Measure
+from eqflow.flows.diffusion_arguments import Measure
 from eqflow.flows.objectives import Loss
 from eqflow.graphs import Graph, Split
 from eqflow.graphs.classifier import AbstractNodeClassifier
@@ -166,9 +166,16 @@ class NodeTrainer(AbstractTrainer[AbstractNodeClassifier]):
         times = sorted({model.time, *self.config.stop_times})
         return list(zip(times, model.logits_at(self.graph, times), strict=True))
 
-    def finished(self) -> bool:
-        """Whether the last step or minute is reached, or patience has run out."""
+    def is_stale(self) -> bool:
+        """Whether patience has run out."""
         patience, step = self.config.patience, self.progress.step
         validated = step - step % self.config.validate_every
-        is_stale = patience is not None and validated - self.progress.best_step >= patience
-        return is_stale or super().finished()
+        return patience is not None and validated - self.progress.best_step >= patience
+
+    def finished(self) -> bool:
+        """Whether the last step or minute is reached, or patience has run out."""
+        return self.is_stale() or super().finished()
+
+    def ended_by(self) -> str:
+        """The key of what ended a finished run."""
+        return super().ended_by() if super().finished() else "train.patience"

@@ -26,13 +26,18 @@ from eqflow.train.node_config import (
 )
 from eqflow.train.node_data import PROTOCOLS, SOURCES, SPLITS
 from eqflow.train.node_loop import OPTIMIZERS
+from eqflow.train.node_model_problems import problems_of_model
 from eqflow.train.node_models import (
     AttentionModelConfig,
     BlendConfig,
     DiffusionModelConfig,
+    EntropicGcnConfig,
+    GatedGcnConfig,
     GraffConfig,
     LayeredModelConfig,
+    PairNormGcnConfig,
 )
+from eqflow.train.node_unused import encoding_is_unused
 
 
 def problems_of(config: NodeConfig) -> list[str]:
@@ -66,9 +71,14 @@ def _ranges(config: NodeConfig) -> Iterator[str]:
         ("model.input_dropout", model.input_dropout),
         ("model.dropout", model.dropout),
     ]
-    if isinstance(model, DiffusionModelConfig | LayeredModelConfig):
-        least.append(("model.layers", model.layers, 1))
+    if isinstance(model, LayeredModelConfig):
+        least.append(("model.layers", model.layers, 2))
+    if isinstance(model, EntropicGcnConfig):
+        positive.append(("model.temperature", model.temperature, math.inf))
+    if isinstance(model, PairNormGcnConfig):
+        positive.append(("model.scale", model.scale, math.inf))
     if isinstance(model, DiffusionModelConfig):
+        least.append(("model.layers", model.layers, 1))
         positive.append(("model.time", model.time, math.inf))
         positive += [("train.stop_times", time, math.inf) for time in train.stop_times]
     if isinstance(model, AttentionModelConfig):
@@ -106,6 +116,10 @@ def _ranges(config: NodeConfig) -> Iterator[str]:
     ):
         if not 0 <= weight < math.inf:
             yield f"{name}: found {weight}, expected 0 or more."
+    if isinstance(model, EntropicGcnConfig) and not math.isfinite(model.weight):
+        yield f"model.weight: found {model.weight}, expected a finite number."
+    if isinstance(model, GatedGcnConfig) and not 1 <= model.power < math.inf:
+        yield f"model.power: found {model.power}, expected a finite number, at least 1."
     for section in ("encoding", "rewiring"):
         part = getattr(config, section)
         if isinstance(part, PprConfig | PprRewiringConfig) and not 0 < part.teleport < 1:
@@ -141,18 +155,33 @@ def _choices(config: NodeConfig) -> Iterator[str]:
     if train.optimizer not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         yield f"train.optimizer: found {train.optimizer!r}, expected one of {known}."
-    builders: list[Callable[[], object]] = [
-        lambda: chosen_device(train.device),
-        lambda: Solver(**asdict(config.solver)),
+    builders: list[tuple[str, Callable[[], object]]] = [
+        ("train.", lambda: chosen_device(train.device)),
+        ("", lambda: Solver(**asdict(config.solver))),
     ]
-    if not any(line.startswith(("model.", "encoding.")) for line in _ranges(config)):
-        builders.append(lambda: build_example(config))
-    for build in builders:
+    named = list(problems_of_model(config.model))
+    yield from named
+    ranges = [line for line in _ranges(config) if line.startswith(("model.", "encoding."))]
+    if not (named or ranges or _ball_of_another_width(config)):
+        # What is not said above by its key.
+        builders.append(("model: ", lambda: build_example(config)))
+    for section, build in builders:
         try:
             with rng.seeded(0, "check"):
                 build()
         except UsageError as error:
-            yield str(error)
+            is_named = str(error).startswith("solver.")
+            yield str(error) if is_named else f"{section}{error}"
+
+
+def _ball_of_another_width(config: NodeConfig) -> bool:
+    model, encoding = config.model, config.encoding
+    return (
+        isinstance(model, BlendConfig)
+        and encoding.name == "poincare"
+        and encoding.width is not None
+        and encoding.width != model.position_width
+    )
 
 
 def _contradictions(config: NodeConfig) -> Iterator[str]:
@@ -161,7 +190,7 @@ def _contradictions(config: NodeConfig) -> Iterator[str]:
     by_encoding = isinstance(rewiring, KnnRewiringConfig | RadiusRewiringConfig)
     if isinstance(model, BlendConfig) and not is_encoded:
         yield "encoding: found none with model=blend, which evolves positions; expected one."
-    if is_encoded and not isinstance(model, BlendConfig) and not by_encoding:
+    if encoding_is_unused(config):
         yield (
             f"encoding: found {encoding.name} with model={model.name}, which has no positions; "
             "expected model=blend, or rewiring=knn, with it."
@@ -175,6 +204,12 @@ def _contradictions(config: NodeConfig) -> Iterator[str]:
         yield (
             "encoding: found poincare with nearest neighbours in it, which would be those of flat "
             "space and not of the ball; expected rewiring=none and no model.neighbours with it."
+        )
+    if _ball_of_another_width(config):
+        yield (
+            f"encoding.width: found {encoding.width} with encoding=poincare and "
+            f"model.position_width={model.position_width}, expected the same: points of the ball "
+            "are positions as they are."
         )
     if isinstance(model, GraffConfig) and model.matrices > 1:
         steps = model.layers or config.solver.steps

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eqflow.errors import NumericalError
-from eqflow.flows.graph_diffusion import Measure
+from eqflow.errors import NumericalError, SolverFailed
+from eqflow.flows.diffusion_arguments import Measure
 from eqflow.train.abstract_run import AbstractRun
 from eqflow.train.build import chosen_device
 from eqflow.train.build_nodes import build_classifier
@@ -16,6 +17,9 @@ from eqflow.train.node_config import NodeConfig
 from eqflow.train.node_data import NodeData, files_read, load_nodes, moved
 from eqflow.train.node_loop import Fit, NodeTrainer, fit
 from eqflow.train.node_problems import problems_of
+
+# A loss so many times that of a guess is no solution of anything: logits have blown up.
+BLOWN_UP = 100.0
 
 
 class NodeRun(AbstractRun[NodeConfig, NodeTrainer]):
@@ -99,6 +103,7 @@ class NodeRun(AbstractRun[NodeConfig, NodeTrainer]):
             )
         y = self.data.graph.y
         found: dict[str, Fit] = {name: fit(logits, y, mask) for name, mask in split.parts.items()}
+        notices = self._notices(trainer, found["validation"])
         taken = progress.step - progress.skipped
         figures: dict[str, Any] = {
             "val_accuracy": found["validation"].accuracy,
@@ -111,13 +116,59 @@ class NodeRun(AbstractRun[NodeConfig, NodeTrainer]):
             "evaluations": progress.evaluations / max(taken, 1),
             "split": split.name,
             "data_cpu_seconds": round(self.data_seconds, 2),
+            "notices": notices,
         }
         if self.config.train.stop_times:
             figures["stop_time"] = progress.best_time
+        if trainer.ended_by() == "train.patience":
+            notices.append(
+                f"ended by train.patience={self.config.train.patience}: no better validation since "
+                f"step {progress.best_step:,}"
+            )
         return figures, [
+            *notices,
             f"best step: {progress.best_step:,}",
             f"val_accuracy: {figures['val_accuracy']:.4f}, by which the weights were chosen",
             f"test_accuracy: {figures['test_accuracy']:.4f} over {figures['test_nodes']:,} nodes",
+        ]
+
+    def _notices(self, trainer: NodeTrainer, validation: Fit) -> list[str]:
+        """What is to be known of figures that are finite and yet those of an unstable run.
+
+        Raises:
+            NumericalError: If the best weights do no better than a guess, at a loss far above it.
+        """
+        progress = trainer.progress
+        guess = math.log(self.data.graph.classes)
+        mended = (
+            "Lower model.time or train.learning_rate, or take more solver.steps or a smaller "
+            "solver.rtol, in another run.dir."
+        )
+        if validation.loss > BLOWN_UP * guess:
+            labels = self.data.graph.y[self.data.split.validation]
+            commonest = float(labels.bincount().max()) / len(labels)
+            found = (
+                f"a validation loss of {validation.loss:.3g}, where a guess of all classes alike "
+                f"has {guess:.3g}: logits have blown up"
+            )
+            if validation.accuracy <= commonest:
+                raise NumericalError(
+                    f"{self.folder}: the best weights have {found}, and they tell no class. "
+                    f"{mended}"
+                )
+            return [f"notice: the best weights have {found}. {mended}"]
+        if progress.best_step == progress.step:
+            return []
+        try:
+            logits = trainer.readings(trainer.averaged)[-1][1].cpu()
+            loss = fit(logits, self.data.graph.y, self.data.split.validation).loss
+        except SolverFailed:
+            loss = math.inf
+        if loss <= BLOWN_UP * guess:
+            return []
+        return [
+            f"notice: after the best step the run became unstable: at its end the validation loss "
+            f"is {loss:.3g}, where a guess of all classes alike has {guess:.3g}. {mended}"
         ]
 
     def is_told(self, trainer: NodeTrainer, figures: dict[str, float]) -> bool:

@@ -48,6 +48,10 @@ def _ranges(config: Config) -> Iterator[str]:
         ("model.layers", model.layers, 1),
         ("model.width", model.width, 1),
         ("model.time_frequencies", model.time_frequencies, 0),
+        ("model.lmax", getattr(model, "lmax", None), 1),
+        ("model.radial", getattr(model, "radial", None), 2),
+        ("model.heads", getattr(model, "heads", None), 1),
+        ("model.training_draws", getattr(model, "training_draws", None), 1),
     ):
         if value is not None and value < least:
             yield f"{name}: found {value}, expected at least {least}."
@@ -55,8 +59,8 @@ def _ranges(config: Config) -> Iterator[str]:
         ("train.learning_rate", train.learning_rate, 10.0),  # Adam's steps are as large as it
         ("train.clip", train.clip, math.inf),
         ("train.minutes", train.minutes, math.inf),
-        ("model.coordinate_range", model.coordinate_range, math.inf),
-        ("model.cutoff", model.cutoff, math.inf),
+        ("model.coordinate_range", getattr(model, "coordinate_range", None), math.inf),
+        ("model.cutoff", getattr(model, "cutoff", None), math.inf),
     ):
         if positive is not None and not 0 < positive <= largest:
             most = "" if largest == math.inf else f" and at most {largest:g}"
@@ -94,7 +98,8 @@ def _choices(config: Config) -> Iterator[str]:
         lambda: chosen_device(config.train.device),
     ]
     if not any(line.startswith("model.") for line in _ranges(config)):
-        builders.append(lambda: build_example(config.model))
+        dimension = max(config.data.dimension, 1)
+        builders.append(lambda: build_example(config.model, dimension))
     for build in builders:
         try:
             with rng.seeded(0, "check"):

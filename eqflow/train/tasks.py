@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from eqflow.errors import UsageError
 from eqflow.train.abstract_run import AbstractRun, Report
 from eqflow.train.config import Config
 from eqflow.train.node_config import NodeConfig
 from eqflow.train.node_run import NodeRun
+from eqflow.train.node_unused import unused_of_preset, without_effect
 from eqflow.train.run import Run
 
 TrainingConfig = Config | NodeConfig
@@ -30,3 +32,22 @@ def run_of(config: TrainingConfig, report: Report) -> AbstractRun[Any, Any]:
         UsageError: If the configuration contradicts itself.
     """
     return RUNS[type(config)](config, report)
+
+
+def problems_of(config: TrainingConfig) -> list[str]:
+    """Everything wrong with a configuration, a line each, without an error."""
+    try:
+        run_of(config, lambda line: None)
+    except UsageError as error:
+        return str(error).splitlines()
+    return []
+
+
+def ineffective(config: TrainingConfig) -> dict[str, str]:
+    """Keys that have no effect beside the others, and why."""
+    return without_effect(config) if isinstance(config, NodeConfig) else {}
+
+
+def unused_from_preset(config: TrainingConfig) -> set[str]:
+    """What of a preset has no effect any more once another model is chosen."""
+    return unused_of_preset(config) if isinstance(config, NodeConfig) else set()

@@ -91,6 +91,58 @@ def test_another_graph_is_scored_and_its_unknown_labels_are_left_empty(
     assert "over 15 nodes" in text
 
 
+def test_a_graph_without_labels_gets_predictions_and_no_accuracy(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    arrays = tiny_nodes.arrays(nodes=20, seed=5)
+    labelled = {name: value for name, value in arrays.items() if "mask" not in name}
+    bare = {name: value for name, value in arrays.items() if name != "y"}
+    found = {}
+    for name, content in (("labelled", labelled), ("bare", bare)):
+        np.savez(tmp_path / f"{name}.npz", **content)
+        out = tmp_path / f"{name}.csv"
+        words = [f"run={run}", f"data.path={tmp_path / name}.npz", f"out={out}"]
+        assert main(["score", *words]) == 0
+        found[name] = rows(out)
+    text = capsys.readouterr().out
+    assert text.count("accuracy") == 2
+    assert "no node has a label: these are predictions, without an accuracy" in text
+    for row, other in zip(found["bare"], found["labelled"], strict=True):
+        assert row == other | {"label": ""}
+    # To train needs labels.
+    assert tiny_nodes.train(tmp_path / "bare.npz", tmp_path / "run") == 3
+    assert "expected labels" in capsys.readouterr().err
+
+
+def test_labels_beyond_the_classes_of_the_run_are_counted(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    y = tiny_nodes.arrays()["y"].copy()
+    y[:4] = [3, 5, 3, 2]
+    path, out = tiny_nodes.graph(tmp_path / "more.npz", y=y), tmp_path / "s.csv"
+    assert main(["score", f"run={run}", f"data.path={path}", f"out={out}"]) == 0
+    text = capsys.readouterr().out
+    assert "notice: 3 nodes have labels up to 5, beyond the 3 classes of the run (0 to 2)" in text
+    assert "over 36 nodes" in text
+
+
+def test_weights_of_edges_are_told_not_to_be_used(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    weights = np.arange(tiny_nodes.arrays()["edge_index"].shape[1]) + 0.5
+    path = tiny_nodes.graph(tmp_path / "weighted.npz", edge_weight=weights)
+    out = tmp_path / "s.csv"
+    assert main(["score", f"run={run}", f"data.path={path}", f"out={out}"]) == 0
+    assert "notice: edge_weight of the file is not used" in capsys.readouterr().out
+
+
+def test_a_graph_given_to_the_task_of_structures_is_told_its_task(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["train", f"data.path={data}", f"run.dir={tmp_path / 'run'}"]) == 3
+    assert "task=node_classification" in capsys.readouterr().err
+
+
 def test_a_graph_of_other_features_is_exit_code_3_and_nothing_is_written(
     run: Path, tmp_path: Path, capsys: Captured
 ) -> None:

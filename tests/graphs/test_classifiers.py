@@ -1,5 +1,7 @@
 """Classifiers of nodes: laws of their inputs, of the graph, and of what training asks of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from graph_examples import edges_of, graphs, permuted, states
@@ -7,7 +9,7 @@ from tolerances import TOLERANCE
 
 from eqflow import rng
 from eqflow.edges import Edges
-from eqflow.errors import DataError, SolverFailed, UsageError
+from eqflow.errors import DataError, NoDensity, SolverFailed, UsageError
 from eqflow.flows import Solver
 from eqflow.graphs import Graph
 from eqflow.graphs.classifier import AbstractNodeClassifier
@@ -219,6 +221,19 @@ def test_a_solver_that_gives_up_says_so() -> None:
     classifier.solver = Solver("dopri5", step_limit=3)
     with pytest.raises(SolverFailed, match="step_limit"):
         classifier(graph_of(dict(graphs())["ring"]))
+
+
+@every_classifier
+def test_what_densities_do_is_refused_with_what_a_classifier_does(name: str) -> None:
+    classifier: Any = made(name)
+    for ability in ("sample", "log_prob", "score", "trajectory"):
+        with pytest.raises(NoDensity, match=rf"found \.{ability} .* eqflow score"):
+            getattr(classifier, ability)(3)
+        assert not hasattr(classifier, ability)
+    with pytest.raises(AttributeError, match="'other'"):
+        _ = classifier.other
+    with pytest.raises(UsageError, match=r"type Tensor, expected eqflow\.graphs\.Graph"):
+        classifier(torch.ones(3, F))
 
 
 def test_too_few_layers_are_refused() -> None:

@@ -14,6 +14,7 @@ from eqflow.edges import Edges
 from eqflow.errors import DataError, EmptyData, StorageError, UsageError
 from eqflow.graphs import Graph, read_graph, write_graph
 from eqflow.graphs.features import from_scipy
+from eqflow.graphs.files import edge_weights_in
 
 N = 5
 
@@ -244,6 +245,42 @@ BROKEN = [
     ({"x": None, **SPARSE, "x_data": nan_at(SPARSE["x_data"], 5)}, "nan in x_data of node 2"),
     ({"edge_index": None, **csr("adj", np.ones((N, N + 1)))}, r"found adj_shape \[5, 6\]"),
 ]
+
+
+def without(*keys: str) -> dict[str, np.ndarray]:
+    return {key: value for key, value in plain().items() if key not in keys}
+
+
+@pytest.mark.parametrize("features", [{"x": plain()["x"]}, SPARSE], ids=["dense", "sparse"])
+def test_where_labels_are_not_needed_each_is_unknown_and_masks_are_left_out(tmp_path, features):
+    path = written(tmp_path, {**without("x", "y"), **features})
+    with pytest.raises(DataError, match="expected labels"):
+        read_graph(path)
+    graph = read_graph(path, needs_labels=False)
+    assert graph.y.tolist() == [-1] * N
+    assert graph.splits == ()
+    assert torch.equal(graph.x.to_dense(), torch.from_numpy(plain()["x"]).float())
+    labelled = written(tmp_path, plain())
+    assert_same(read_graph(labelled, needs_labels=False), read_graph(labelled))
+
+
+def test_without_labels_the_rest_is_checked_as_ever(tmp_path):
+    for arrays, error, words in (
+        (without("x", "y"), DataError, "expected features as one of"),
+        ({**without("y"), "x": np.ones((0, 3))}, EmptyData, "found no rows of features"),
+        ({**without("y"), "edge_index": plain()["edge_index"] * 3}, DataError, "expected 0 to 4"),
+    ):
+        with pytest.raises(error, match=words):
+            read_graph(written(tmp_path, arrays), needs_labels=False)
+
+
+def test_weights_of_edges_that_differ_are_found_and_nothing_else_is(tmp_path):
+    weights = np.arange(5) + 0.5
+    for key in ("edge_weight", "edge_weights", "edge_attr", "adj_data"):
+        assert edge_weights_in(written(tmp_path, {**plain(), key: weights})) == key
+        assert edge_weights_in(written(tmp_path, {**plain(), key: np.ones(5)})) is None
+    assert edge_weights_in(written(tmp_path, plain())) is None
+    assert edge_weights_in(written(tmp_path, {**plain(), "edge_weight": np.zeros(0)})) is None
 
 
 @pytest.mark.parametrize(("change", "words"), BROKEN)

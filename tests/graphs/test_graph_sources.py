@@ -110,6 +110,18 @@ def test_labels_of_texas_on_the_edges_of_cornell_are_recognised(shared_data, tmp
         load_graph("cornell", tmp_path)
 
 
+def test_texas_and_cornell_are_not_taken_for_each_other(shared_data, tmp_path):
+    folder = shared_data / "graphs"
+    for source, other in (("texas", "cornell"), ("cornell", "texas")):
+        with pytest.raises(DataError, match=rf"as {other} has, .*Pass source={other}"):
+            load_graph(source, folder / f"het_{other}.npz")
+    # The rest of Texas on the edges of Cornell is no Texas either.
+    texas, cornell = (load_graph(name, folder) for name in ("texas", "cornell"))
+    write_graph(texas.with_edges(cornell.edges), tmp_path / "texas.npz")
+    with pytest.raises(DataError, match="as cornell has"):
+        load_graph("texas", tmp_path)
+
+
 def test_a_file_of_another_set_is_noticed(tmp_path):
     write_graph(graph_of(100, 0.5), tmp_path / "texas.npz")
     with pytest.raises(DataError, match=r"found 100 nodes, expected the 183 of texas.*source=file"):

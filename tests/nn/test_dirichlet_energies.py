@@ -1,6 +1,7 @@
 """Energies of features on a graph, against matrices and against what defines them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from awkward_graphs import (
     draws,
 )
 from awkward_graphs import relative as relative_error
+from tolerances import TOLERANCE
 from torch import Tensor
 
 from eqflow.edges import Edges
-from eqflow.errors import ShapeError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.nn import (
     degree_scaled_dirichlet_energy,
     dirichlet_energy,
@@ -138,9 +140,42 @@ def test_features_without_a_direction_or_a_size() -> None:
     x = draws(8, 3)
     x[:3] = 0
     assert dirichlet_energy(x, edges)[0].item() == 0
-    assert normalised_dirichlet_energy(x, edges).isnan().tolist() == [True, False, False]
+    quotient = normalised_dirichlet_energy(x, edges)
+    assert quotient[0].item() == 0
+    assert quotient[1].item() > 0
     assert mean_average_distance(x, edges)[0].item() == 0
     assert mean_average_distance(x, edges)[2].item() == 0
+
+
+@pytest.mark.parametrize("exponent", [66, -100])
+def test_single_precision_keeps_directions_and_quotients_of_extreme_sizes(exponent: int) -> None:
+    x = draws(GRID.nodes, 3).float()
+    for function in (normalised_dirichlet_energy, mean_average_distance):
+        found = function(2.0**exponent * x, GRID)
+        assert found.dtype == torch.float32
+        assert relative_error(found, function(x, GRID)) < TOLERANCE[torch.float32]
+
+
+def test_no_features_no_nodes_and_features_of_zero_are_as_smooth_as_can_be() -> None:
+    nothing = Edges.from_index(torch.zeros(2, 0, dtype=torch.int64), 0)
+    for function in (normalised_dirichlet_energy, mean_average_distance, dirichlet_energy):
+        for edges, x in (
+            (GRID, torch.zeros(GRID.nodes, 3)),
+            (GRID, torch.zeros(GRID.nodes, 0)),
+            (nothing, torch.zeros(0, 3)),
+            (nothing, torch.zeros(0, 0)),
+        ):
+            assert function(x, edges).tolist() == [0.0]
+    zero = torch.zeros(GRID.nodes, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(normalised_dirichlet_energy(zero, GRID).sum(), zero)
+    assert not gradient.any()
+
+
+def test_an_edge_index_is_no_graph() -> None:
+    pairs: Any = torch.tensor([[0], [1]])
+    for function in (dirichlet_energy, normalised_dirichlet_energy, mean_average_distance):
+        with pytest.raises(UsageError, match=r"found edges of type Tensor.*Edges\.from_index"):
+            function(torch.ones(2, 1), pairs)
 
 
 def test_nan_stays_in_its_graph() -> None:

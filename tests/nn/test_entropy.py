@@ -1,6 +1,7 @@
 """The entropy of features, its exact gradient, and what ascends it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,41 @@ def test_energies_far_above_the_temperature_give_no_nan(normalised: bool) -> Non
     found = entropy_gradient(x, IRREGULAR, 1e-3, normalised=normalised)
     for value in (s, gradient, found):
         assert bool(value.isfinite().all())
+
+
+@both_normalisations
+@pytest.mark.parametrize("exponent", [66, -50])
+def test_in_single_precision_only_the_size_over_the_temperature_matters(
+    normalised: bool, exponent: int
+) -> None:
+    """`S(s x, s² T) = S(x, T)`, with squares of `s x` beyond the range of floats."""
+    s, x = 2.0**exponent, draws(12, 3).float()
+    options = {"normalised": normalised}
+    tolerance = TOLERANCE[torch.float32]
+    found = entropy(s * x, IRREGULAR, 3 * s**2, **options)
+    assert relative_error(found, entropy(x, IRREGULAR, 3.0, **options)) < tolerance
+    gradient = s * entropy_gradient(s * x, IRREGULAR, 3 * s**2, **options)
+    assert relative_error(gradient, entropy_gradient(x, IRREGULAR, 3.0, **options)) < tolerance
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-30])
+def test_extreme_features_at_a_usual_temperature_have_their_limits_in_single_precision(
+    size: float,
+) -> None:
+    x = (size * draws(12, 3).float()).requires_grad_()
+    for normalised in (False, True):
+        s = entropy(x, IRREGULAR, normalised=normalised)
+        (by_autograd,) = torch.autograd.grad(s.sum(), x)
+        gradient = entropy_gradient(x, IRREGULAR, normalised=normalised)
+        assert bool(gradient.isfinite().all())
+        assert bool(by_autograd.isfinite().all())
+        # All probability on the node of least energy, or all nodes alike.
+        limit = math.log(12) if normalised and size < 1 else 0.0
+        assert s.item() == pytest.approx(limit, abs=1e-6)
+    if size < 1:  # `∇S` is linear in features there.
+        expected = entropy_gradient((x.detach() / size).double() * 1e-9, IRREGULAR) / 1e-9
+        found = entropy_gradient(x, IRREGULAR).detach().double() / size
+        assert relative_error(found, expected) < TOLERANCE[torch.float32]
 
 
 @every_graph
@@ -356,6 +392,15 @@ def test_other_wrong_arguments_are_refused() -> None:
             entropy(torch.zeros(shape, dtype=torch.float64), IRREGULAR)
     with pytest.raises(ShapeError, match="floating point"):
         entropy(torch.zeros(12, 3, dtype=torch.int64), IRREGULAR)
+
+
+def test_an_edge_index_and_whole_numbers_are_refused() -> None:
+    pairs: Any = torch.tensor([[0], [1]])
+    for function in (entropy, entropy_gradient, node_entropic_energies):
+        with pytest.raises(UsageError, match=r"found edges of type Tensor.*Edges\.from_index"):
+            function(torch.ones(2, 1), pairs)
+        with pytest.raises(ShapeError, match=r"of torch\.int64, expected"):
+            function(torch.ones(12, 3, dtype=torch.int64), IRREGULAR)
 
 
 def test_isolated_nodes_have_the_energy_zero_and_stay() -> None:

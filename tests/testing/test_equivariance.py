@@ -63,8 +63,8 @@ def handedness(x, ptr, h):
 
 
 def torque(x, ptr, h):
-    """A pseudovector of each point: two true vectors in a cross product."""
-    return torch.linalg.cross(pair_force(x, ptr, h), pair_force(x, ptr, 0 * h))
+    """A pseudovector of each point: two true vectors, of different range, in a cross product."""
+    return torch.linalg.cross(pair_force(x, ptr, h), pair_force(2 * x, ptr, 0 * h))
 
 
 EQUIVARIANT = {

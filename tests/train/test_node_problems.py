@@ -28,7 +28,7 @@ BAD = [
     ("train.ema_decay=1", "train.ema_decay"),
     ("train.schedule=linear", "train.schedule: found 'linear', expected cosine or constant"),
     ("train.optimizer=sgd", "train.optimizer: found 'sgd', expected one of adam, adamax"),
-    ("train.device=gpu", "found 'gpu', expected auto, cpu or cuda"),
+    ("train.device=gpu", "train.device: found 'gpu', expected auto, cpu or cuda"),
     ("train.stop_times=[0]", "train.stop_times: found 0"),
     ("data.source=foo", "data.source: found 'foo', expected one of file, cora"),
     ("data.path=null", "data.path: needed for data.source=file"),
@@ -38,27 +38,28 @@ BAD = [
     ("data.split_index=-1", "data.split_index"),
     ("data.split=planetoid data.split_index=1", "expected data.split_seed"),
     ("data.split_seed=1", "expected data.split_index"),
-    ("data.train_per_class=0", "data.train_per_class"),
-    ("data.development=0", "data.development"),
+    ("data.split=planetoid data.train_per_class=0", "data.train_per_class"),
+    ("data.split=development data.development=0", "data.development"),
     ("model.width=0", "model.width"),
     ("model.time=0", "model.time"),
     ("model.time=nan", "model.time"),
-    ("model.layers=0", "model.layers"),
+    ("model.layers=0 solver.method=euler", "model.layers"),
     ("model.heads=0", "model.heads"),
-    ("model.heads=3", "multiple of the heads"),
+    ("model.heads=3", "model.heads: found 3 with model.attention_width=64"),
     ("model.dropout=1", "model.dropout: found 1.0, expected 0 to below 1"),
     ("model.input_dropout=-0.1", "model.input_dropout"),
-    ("model.diffusivity=dot", "diffusivity: found 'dot', expected one of scaled_dot"),
-    ("model.normaliser=sparsemax", "normaliser: found 'sparsemax'"),
-    ("model.over=both", "over: found 'both'"),
-    ("model=graff model.mixing=free", "found form 'free'"),
-    ("model=graff model.damping=free", "found form 'free'"),
-    ("model=gcn model.layers=1", "layers: found 1, expected at least 2"),
-    ("model=entropic_gcn model.temperature=0", "temperature"),
-    ("model=entropic_gcn model.weight=inf", "weight"),
-    ("model=entropic_gcn model.constant=all", "constant"),
-    ("model=pair_norm_gcn model.scale=0", "scale"),
-    ("model=gated_gcn model.power=0.5", "power of 0.5"),
+    ("model.diffusivity=pearson model.heads=64", "two or more channels a head"),
+    ("model.diffusivity=dot", "model.diffusivity: found 'dot', expected one of scaled_dot"),
+    ("model.normaliser=sparsemax", "model.normaliser: found 'sparsemax'"),
+    ("model.over=both", "model.over: found 'both'"),
+    ("model=graff model.mixing=free", "model.mixing: found 'free', expected one of symm"),
+    ("model=graff model.damping=free", "model.damping: found 'free'"),
+    ("model=gcn model.layers=1", "model.layers: found 1, expected at least 2"),
+    ("model=entropic_gcn model.temperature=0", "model.temperature: found 0"),
+    ("model=entropic_gcn model.weight=inf", "model.weight: found inf"),
+    ("model=entropic_gcn model.constant=all", "model.constant: found 'all'"),
+    ("model=pair_norm_gcn model.scale=0", "model.scale: found 0"),
+    ("model=gated_gcn model.power=0.5", "model.power: found 0.5"),
     ("model=gcn train.stop_times=[1]", "train.stop_times: found [1.0] with model=gcn"),
     ("model=gcn regularisation.kinetic=1", "regularisation.kinetic: found 1.0 with model=gcn"),
     ("regularisation.jacobian=-1", "regularisation.jacobian"),
@@ -71,13 +72,18 @@ BAD = [
     ("encoding=ppr", "encoding: found ppr with model=grand, which has no positions"),
     (f"{BLEND} encoding.width=0", "encoding.width"),
     (f"{BLEND} encoding.width=null", "encoding.width: found null"),
-    (f"{BLEND} model.space=spherical model.diffusivity=position_and_feature", "space"),
-    (f"{BLEND} model.space=hyperbolic", "space: found 'hyperbolic'"),
+    (f"{BLEND} model.space=spherical model.diffusivity=position_and_feature", "model.space"),
+    (f"{BLEND} model.space=hyperbolic", "model.space: found 'hyperbolic' with"),
     (f"{BLEND} model.neighbours=0", "model.neighbours"),
     (f"{BLEND} model.position_width=0", "model.position_width"),
     ("model=blend encoding=ppr encoding.teleport=1.5", "encoding.teleport"),
     ("model=blend encoding=deepwalk encoding.window=0", "encoding.window"),
     ("model=blend encoding=poincare", "distances of the Poincaré ball"),
+    (
+        "model=blend encoding=poincare encoding.width=8 model.space=hyperbolic "
+        "model.diffusivity=position_and_feature",
+        "encoding.width: found 8 with encoding=poincare and model.position_width=16",
+    ),
     ("rewiring=knn", "rewiring: found knn without an encoding"),
     ("rewiring=ppr_top_k rewiring.neighbours=0", "rewiring.neighbours"),
     ("rewiring=ppr_top_k rewiring.teleport=0", "rewiring.teleport"),
@@ -104,6 +110,7 @@ def test_each_problem_is_named_alone(words: str, expected: str) -> None:
         "rewiring=two_hop",
         "solver.method=exponential",
         "solver.method=implicit",
+        "model.diffusivity=gaussian_mixture model.heads=3",
         "model=graff solver.method=euler model.layers=4 model.matrices=4",
         "regularisation.kinetic=1 regularisation.jacobian=1",
         "train.stop_times=[0.5,2]",
@@ -118,3 +125,16 @@ def test_all_problems_come_at_once() -> None:
     problems = problems_of(composed("train", [*BASE, *words]))
     found = [line.split(":")[0] for line in problems]
     assert set(found) == {"train.steps", "model.time", "data.split", "solver.rtol", "encoding"}
+
+
+def test_every_part_of_a_model_that_is_wrong_is_named_at_once() -> None:
+    parts = {
+        "grand": "diffusivity normaliser over",
+        "blend": "space diffusivity normaliser over",
+        "graff": "mixing damping",
+    }
+    for model, names in parts.items():
+        words = [f"model={model}", *(f"model.{name}=other" for name in names.split())]
+        words += ["encoding=laplacian"] if model == "blend" else []
+        problems = problems_of(composed("train", [*BASE, *words]))
+        assert [line.split(":")[0] for line in problems] == [f"model.{n}" for n in names.split()]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +139,12 @@ def test_killed_at_any_step_a_run_ends_bitwise_like_the_uninterrupted_one(
     ],
 )
 def test_every_kind_of_run_resumes_bitwise(data: Path, tmp_path: Path, words: list[str]) -> None:
-    rest = [word for word in tiny_nodes.MODEL if not word.startswith("model")]
+    is_layered = words[0].endswith("gcn")
+    rest = [
+        word
+        for word in tiny_nodes.MODEL
+        if not word.startswith(("model", "solver") if is_layered else "model")
+    ]
     words = words if words[0].startswith("model=") else ["model=grand", *words]
     common = [f"data.path={data}", *rest, *tiny_nodes.LOOP, "model.width=8", *words]
 
@@ -180,11 +187,27 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert tiny.contents(whole) == before
 
 
-def test_more_steps_or_more_patience_continue_a_finished_run(data: Path, tmp_path: Path) -> None:
+def test_weights_of_edges_that_nothing_uses_are_told_in_the_log(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    count = tiny_nodes.arrays()["edge_index"].shape[1]
+    for name, weights in (("same", np.ones(count)), ("weighted", np.arange(count) + 0.5)):
+        path = tiny_nodes.graph(tmp_path / f"{name}.npz", edge_weight=weights)
+        assert tiny_nodes.train(path, tmp_path / name) == 0
+        is_told = "notice: edge_weight of the file is not used" in capsys.readouterr().out
+        assert is_told == (name == "weighted")
+        assert ("edge_weight" in (tmp_path / name / "log.txt").read_text()) == is_told
+
+
+def test_more_steps_or_more_patience_continue_a_finished_run(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
     folder = tmp_path / "run"
     assert tiny_nodes.train(data, folder) == 0
+    assert tiny_nodes.train(data, folder) == 0
+    assert "finished; a larger train.steps continues it" in capsys.readouterr().out
     assert tiny_nodes.train(data, folder, "train.steps=9") == 0
-    assert summary(folder)["steps"] == 9
+    assert (summary(folder)["steps"], summary(folder)["ended_by"]) == (9, "train.steps")
     straight = tmp_path / "straight"
     assert tiny_nodes.train(data, straight, "train.steps=9") == 0
     assert tiny_nodes.tensors(folder) == tiny_nodes.tensors(straight)
@@ -193,10 +216,25 @@ def test_more_steps_or_more_patience_continue_a_finished_run(data: Path, tmp_pat
     assert tiny_nodes.train(data, patient, *words) == 0
     reached = summary(patient)["steps"]
     assert reached < 200  # type: ignore[operator]
+    assert summary(patient)["ended_by"] == "train.patience"
+    assert "ended by train.patience=2: no better validation since" in capsys.readouterr().out
     assert tiny_nodes.train(data, patient, *words) == 0
+    assert "finished; a larger train.patience continues it" in capsys.readouterr().out
+    assert tiny_nodes.train(data, patient, "train.steps=300", "train.patience=2") == 0
+    assert "ended by train.patience=2" in capsys.readouterr().out
     assert summary(patient)["steps"] == reached
     assert tiny_nodes.train(data, patient, "train.steps=200", "train.patience=6") == 0
     assert summary(patient)["steps"] > reached  # type: ignore[operator]
+
+
+def test_what_ended_a_run_is_what_continues_it(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["train.steps=100000", "train.minutes=0.0005"]
+    for _ in range(2):
+        assert tiny_nodes.train(data, tmp_path / "run", *words) == 0
+    assert summary(tmp_path / "run")["ended_by"] == "train.minutes"
+    assert "finished; a larger train.minutes continues it" in capsys.readouterr().out
 
 
 def test_other_changed_keys_are_refused_by_name_and_the_folder_is_untouched(
@@ -260,19 +298,31 @@ def test_files_that_are_no_graphs_are_exit_code_3(tmp_path: Path, capsys: Captur
     (tmp_path / "pickle.npz").write_bytes(b"\x80\x04K\x01.")
     for name in ("empty", "page", "pickle", "missing"):
         assert tiny_nodes.train(tmp_path / f"{name}.npz", tmp_path / "run") == 3
-        assert f"{name}.npz" in capsys.readouterr().err
+        text = capsys.readouterr().err
+        assert f"{name}.npz" in text
+    assert "data.path: found nothing at" in text
+    assert tiny_nodes.train(tmp_path / "missing", tmp_path / "run", "data.source=texas") == 3
+    assert "expected the file of texas, or the folder it is in" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_split_that_is_not_in_the_file_is_refused_with_what_is(
     data: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    assert tiny_nodes.train(data, tmp_path / "run", "data.split_index=2") == 3
-    assert "found 2 splits" in capsys.readouterr().err
+    assert tiny_nodes.train(data, tmp_path / "run", "data.split_index=2") == 2
+    assert "data.split_index: found 2, expected 0 to 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     bare = {name: value for name, value in tiny_nodes.arrays().items() if "mask" not in name}
     np.savez(tmp_path / "bare.npz", **bare)
     assert tiny_nodes.train(tmp_path / "bare.npz", tmp_path / "run") == 3
     assert "data.split=planetoid" in capsys.readouterr().err
+    for split, size in (("planetoid", "20"), ("per_class", "20"), ("development", "1500")):
+        words = [f"data.split={split}"]
+        assert tiny_nodes.train(tmp_path / "bare.npz", tmp_path / "run", *words) == 3
+        text = capsys.readouterr().err
+        assert f"({size})" in text
+        assert "data.train_per_class" in text
+        assert "data.split=fraction" in text
     drawn = ["data.split=fraction"]
     assert tiny_nodes.train(tmp_path / "bare.npz", tmp_path / "run", *drawn) == 0
 
@@ -467,3 +517,63 @@ def test_a_run_none_of_whose_steps_succeeded_is_a_numerical_failure(
     words = ["solver.method=euler", "model.time=1e30", "train.steps=3"]
     assert tiny_nodes.train(data, tmp_path / "run", *words) == 4
     assert "none of the 3 steps" in capsys.readouterr().err
+
+
+def test_finite_figures_that_have_blown_up_and_tell_no_class_are_a_numerical_failure(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """Steps of Euler ten times longer than it is stable for."""
+    words = ["solver.method=euler", "solver.steps=20", "model.time=100", "train.steps=2"]
+    assert tiny_nodes.train(data, tmp_path / "run", *words) == 4
+    text = capsys.readouterr().err
+    assert "a validation loss of" in text
+    assert "they tell no class. Lower model.time" in text
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def large(sign: float, chosen: Callable[[NodeTrainer, Any], bool]) -> Callable[..., Any]:
+    """Readings of a trainer whose logits are enormous where `chosen` says so."""
+    readings = NodeTrainer.readings
+
+    def found(self: NodeTrainer, model: Any) -> Any:
+        factor = sign * 1e6 if chosen(self, model) else 1.0
+        return [(time, factor * logits) for time, logits in readings(self, model)]
+
+    return found
+
+
+def test_blown_up_logits_that_tell_classes_are_a_notice_in_log_and_summary(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features show the class of every node but one of validation, whose loss is enormous."""
+    y, validation = tiny_nodes.arrays()["y"], tiny_nodes.arrays()["val_mask"][:, 0]
+    other = np.where(np.arange(36) == validation.argmax(), (y + 1) % 3, y)
+    features = np.eye(3, 6, dtype=np.float32)[y]
+    data = tiny_nodes.graph(tmp_path / "clear.npz", x=features, y=other)
+    monkeypatch.setattr(NodeTrainer, "readings", large(1, lambda trainer, model: True))
+    words = ["train.steps=8", "train.learning_rate=0.3", "model.dropout=0", "model.input_dropout=0"]
+    assert tiny_nodes.train(data, tmp_path / "run", *words) == 0
+    (line,) = summary(tmp_path / "run")["notices"]  # type: ignore[misc]
+    assert "where a guess of all classes alike has 1.1: logits have blown up" in line
+    assert line in capsys.readouterr().out
+    assert line in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_run_that_became_unstable_after_its_best_step_says_so(
+    data: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train.steps=18", "train.learning_rate=0.1"]
+    assert tiny_nodes.train(data, tmp_path / "calm", *words) == 0
+    assert summary(tmp_path / "calm")["notices"] == []
+    assert "notice" not in capsys.readouterr().out
+
+    def late(trainer: NodeTrainer, model: Any) -> bool:
+        return model is trainer.averaged and trainer.progress.step > 15
+
+    monkeypatch.setattr(NodeTrainer, "readings", large(-1, late))
+    assert tiny_nodes.train(data, tmp_path / "run", *words) == 0
+    found = summary(tmp_path / "run")
+    assert found["best_step"] <= 15  # type: ignore[operator]
+    (line,) = found["notices"]  # type: ignore[misc]
+    assert "after the best step the run became unstable" in line
+    assert line in capsys.readouterr().out

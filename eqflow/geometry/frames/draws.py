@@ -28,7 +28,10 @@ def drawn(weight: Tensor, segments: Segments, u: Tensor) -> Tensor:
     weight = weight.detach().double()
     total = torch.cumsum(weight, 0)
     before = torch.cat([total.new_zeros(1), total])[segments.ptr[:-1]].unsqueeze(1)
-    sought = before + u.double().sort(1)[0] * segments.sum(weight).unsqueeze(1)
+    end = torch.cat([total.new_zeros(1), total])[segments.ptr[1:]].unsqueeze(1)
+    sought = before + u.double().sort(1)[0] * (end - before)
+    # Rounding up to the end would find a row behind it, or the last one, whatever its weight.
+    sought = torch.minimum(sought, torch.nextafter(end, before))
     found = torch.searchsorted(total, sought, right=True)
     first, last = segments.ptr[:-1].unsqueeze(1), segments.ptr[1:].unsqueeze(1) - 1
     return torch.minimum(torch.maximum(found, first), last).reshape(-1)

@@ -74,11 +74,14 @@ class PCAFrame(AbstractFrame):
             elsewhere = flat | (degenerate if self.on_degenerate == "orbit" else False)
         self._report(degenerate, gaps)
         own, others = (~elsewhere).nonzero().squeeze(1), elsewhere.nonzero().squeeze(1)
-        parts = [(own, _principal(moments[own], proper))]
-        if len(others):
-            picked, rows = clouds.select(others)
-            kinds = None if types is None else types[rows]
-            parts.append((others, OrbitFrame()(x[rows], picked, kinds, proper)))
+        if not len(others):
+            return _principal(moments, proper)
+        picked, rows = clouds.select(others)
+        kinds = None if types is None else types[rows]
+        parts = [
+            (own, _principal(moments[own], proper)),
+            (others, OrbitFrame()(x[rows], picked, kinds, proper)),
+        ]
         return Poses.joined(parts, clouds.count)
 
     def _report(self, degenerate: Tensor, gaps: Tensor) -> None:
@@ -100,6 +103,9 @@ class PCAFrame(AbstractFrame):
 
 def second_moments(x: Tensor, clouds: Segments) -> Tensor:
     """`Σ_i x_i x_iᵀ` of each cloud, shape (B, d, d)."""
+    if clouds.uniform:
+        dense = clouds.to_dense(x)
+        return dense.mT @ dense
     return clouds.sum(x.unsqueeze(-1) * x.unsqueeze(-2))
 
 
@@ -119,7 +125,7 @@ def _principal(moments: Tensor, proper: bool) -> Poses:
     rotation = axes.unsqueeze(1) * signs.reshape(1, each, 1, d)
     if proper:
         with torch.no_grad():
-            kept = torch.linalg.det(rotation.detach()) > 0
+            kept = torch.linalg.det(axes.detach()).unsqueeze(1) * signs.prod(1) > 0
         each = each // 2
         rotation = rotation[kept].reshape(count, each, d, d)
     owners = Segments.of_lengths(torch.full((count,), each, device=moments.device))

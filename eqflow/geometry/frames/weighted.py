@@ -41,7 +41,8 @@ class WeightedFrame(AbstractFrame):
     :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance.
 
     Averages of scalars and vectors are continuous wherever points do not all coincide; averages of
-    tensors also have to stay away from collinear clouds, where a tensor may turn about the line.
+    tensors also have to stay away from clouds that span at most `d − 2` dimensions, such as
+    collinear ones, where a tensor may turn about the line.
     Their derivatives are continuous where `n ≥ 3` points span at least `d − 1` dimensions.
 
     Args:

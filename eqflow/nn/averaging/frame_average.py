@@ -30,6 +30,7 @@ from eqflow.nn.averaging.free_axes import projectors
 from eqflow.nn.averaging.inputs import checked_input
 from eqflow.nn.averaging.outputs import checked_output, owner_of_rows
 from eqflow.nn.averaging.same_look import matching_points
+from eqflow.nn.averaging.sums import Sums
 
 FRAMES: dict[str, Callable[[], AbstractFrame]] = {
     "pca": PCAFrame,
@@ -130,19 +131,13 @@ class FrameAverage(nn.Module):
         relative = x if centre is None else _about(x, clouds, centre)
         frame = self.frame if frame is None else frame
         poses = self.poses(relative, clouds, h, frame)
-        rows, chosen = clouds.select(poses.owners.ids)
-        posed = in_pose(relative, poses, rows, chosen)
-        found = None
-        if self._serves_all(x, poses, frame):
-            found = self._once(posed, poses, rows, chosen, clouds, h)
-        values, owner, target = found or self._each(posed, rows, chosen, h, poses.owners.ids)
-        count = clouds.rows if target is chosen else clouds.count
-        turned = self._turned(values, poses, owner)
-        average = turned.new_zeros(count, turned.shape[1]).index_add(
-            0, target, turned * poses.weight[owner].unsqueeze(1).to(turned)
-        )
+        alike = self._look_alike(relative, clouds, h, poses, frame)
+        if alike is None:
+            average, of_points = self._each(relative, clouds, h, poses)
+        else:
+            average, of_points = self._once(relative, clouds, h, poses, alike)
         if self.kind.translates and centre is not None:
-            average = average + (clouds.expand(centre) if target is chosen else centre)
+            average = average + (clouds.expand(centre) if of_points else centre)
         return average
 
     def poses(
@@ -159,76 +154,87 @@ class FrameAverage(nn.Module):
         types = types_of(h) if frame.tells_types else None
         return frame(x, clouds, types, self.group.is_proper)
 
-    def _serves_all(self, x: Tensor, poses: Poses, frame: AbstractFrame) -> bool:
-        """Whether one call does for all poses of a cloud.
+    def _each(
+        self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses
+    ) -> tuple[Tensor, bool]:
+        """The average by a row of the backbone's for each pose; whether it is one of points."""
+        owners = poses.owners.ids
+        matrices, sums = self._matrices(poses), Sums(clouds)
+        for here in chunks(clouds.lengths[owners], self.rows):
+            rows, points = clouds.select(owners[here])
+            posed = in_pose(x[points], rows, poses.rotation[here], poses.is_free[here])
+            values = self._call(posed, rows, None if h is None else h[points])
+            pose = owner_of_rows(len(values), rows)
+            turned = _turned(values, None if matrices is None else matrices[here], pose)
+            weight = poses.weight[here][pose].unsqueeze(1).to(turned)
+            sums.add(weight * turned, points, owners[here])
+        return sums.result()
 
-        Not where the result is differentiated by positions: poses that look alike here do not on a
-        cloud that was moved a little.
+    def _look_alike(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        h: Tensor | None,
+        poses: Poses,
+        frame: AbstractFrame,
+    ) -> Tensor | None:
+        """The point of the first pose that is where a point of a pose is, if one call does for all.
+
+        It does not where the result is differentiated by positions: poses that look alike here do
+        not on a cloud that was moved a little.
         """
         differentiated = torch.is_grad_enabled() and x.requires_grad
         transformed = forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-        return (
-            self.backbone_permutes
-            and frame.shares_pose
-            and poses.count > poses.owners.count
-            and not differentiated
-            and not transformed
-        )
-
-    def _each(
-        self, posed: Tensor, rows: Segments, chosen: Tensor, h: Tensor | None, owners: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The backbone's rows of every pose, with the pose and the place in the average of each."""
-        parts = []
-        for first, last in chunks(rows, self.rows):
-            part = Segments.of_lengths(rows.lengths[first:last])
-            here = slice(int(rows.ptr[first]), int(rows.ptr[last]))
-            features = None if h is None else h[chosen[here]]
-            parts.append(self._call(posed[here], part, features))
-        values = torch.cat(parts)
-        owner = owner_of_rows(values.shape[0], rows)
-        return values, owner, chosen if values.shape[0] == rows.rows else owners
+        if (
+            not self.backbone_permutes
+            or not frame.shares_pose
+            or poses.count == poses.owners.count
+            or differentiated
+            or transformed
+        ):
+            return None
+        owners = poses.owners.ids
+        rows, points = clouds.select(owners)
+        posed = in_pose(x[points], rows, poses.rotation, poses.is_free)
+        _, placed = rows.select(poses.owners.ptr[:-1])
+        return matching_points(posed, posed[placed], rows, clouds, owners, types_of(h))
 
     def _once(
-        self,
-        posed: Tensor,
-        poses: Poses,
-        rows: Segments,
-        chosen: Tensor,
-        clouds: Segments,
-        h: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """As `_each`, the rows of all poses of a cloud being those of its first, reordered.
-
-        None where a cloud looks the same in them only up to the tolerance of the frame.
-        """
+        self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses, alike: Tensor
+    ) -> tuple[Tensor, bool]:
+        """As `_each`, the rows of all poses of a cloud being those of its first, reordered."""
         first = poses.owners.ptr[:-1]
-        _, placed = rows.select(first)
-        match = matching_points(posed, posed[placed], rows, clouds, poses.owners.ids, types_of(h))
-        if match is None:
-            return None
-        values, _, _ = self._each(
-            posed[placed], clouds, torch.arange(clouds.rows, device=posed.device), h, first
-        )
-        if values.shape[0] != clouds.rows:
-            every = torch.arange(poses.count, device=posed.device)
-            return values[poses.owners.ids], every, poses.owners.ids
-        return values[match], rows.ids, chosen
+        posed = in_pose(x, clouds, poses.rotation[first], poses.is_free[first])
+        parts = []
+        for here in chunks(clouds.lengths, self.rows):
+            part = Segments.of_lengths(clouds.lengths[here])
+            points = slice(int(clouds.ptr[here.start]), int(clouds.ptr[here.stop]))
+            parts.append(self._call(posed[points], part, None if h is None else h[points]))
+        values = torch.cat(parts)
+        owners, sums = poses.owners.ids, Sums(clouds)
+        rows, points = clouds.select(owners)
+        of_points = len(values) == clouds.rows
+        values = values[alike if of_points else owners]
+        pose = rows.ids if of_points else torch.arange(poses.count, device=x.device)
+        turned = _turned(values, self._matrices(poses), pose)
+        sums.of_points = of_points
+        sums.add(poses.weight[pose].unsqueeze(1).to(turned) * turned, points, owners)
+        return sums.result()
 
     def _call(self, x: Tensor, clouds: Segments, h: Tensor | None) -> Tensor:
         returned = self.backbone(x, clouds.ptr, h)
         return checked_output(returned, clouds.rows, clouds.count, self.kind, "FrameAverage")
 
-    def _turned(self, values: Tensor, poses: Poses, owner: Tensor) -> Tensor:
-        """Outputs (M, k) turned from their poses, what would depend on free axes left out."""
+    def _matrices(self, poses: Poses) -> Tensor | None:
+        """How outputs turn from their poses, what depends on free axes left out; None for not."""
         if self.kind.matrices is None:
-            return values
+            return None
         d = poses.dimension
         matrices = self.kind.matrices(poses.rotation)
         if bool((poses.rank < d).any()):
             table = projectors(self.kind.name, d, self.group.is_proper).to(matrices)
             matrices = matrices @ table[poses.owners.expand(poses.rank)]
-        return torch.einsum("mij,mj->mi", matrices[owner].to(values), values)
+        return matrices
 
 
 def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
@@ -247,26 +253,43 @@ def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
     return FRAMES[frame]()
 
 
-def in_pose(x: Tensor, poses: Poses, rows: Segments, chosen: Tensor) -> Tensor:
-    """Positions of every pose's cloud along its axes, 0 along those that are free, (M, d)."""
-    placed = x[chosen]
+def in_pose(x: Tensor, rows: Segments, rotation: Tensor, is_free: Tensor) -> Tensor:
+    """Positions along the axes of their pose, 0 along free ones.
+
+    Args:
+        x: Positions of the points of every pose, shape (M, d).
+        rows: The points of each of K poses.
+        rotation: Shape (K, d, d).
+        is_free: Axes that nothing determines, shape (K, d).
+
+    Returns:
+        Shape (M, d).
+    """
     if rows.uniform:
-        placed = (placed.reshape(poses.count, rows.uniform, -1) @ poses.rotation).flatten(0, 1)
+        placed = (x.reshape(rows.count, rows.uniform, -1) @ rotation).flatten(0, 1)
     else:
-        placed = torch.einsum("nd,nde->ne", placed, poses.rotation[rows.ids])
-    if bool((poses.rank < poses.dimension).any()):
-        placed = placed.masked_fill(poses.is_free[rows.ids], 0.0)
+        placed = torch.einsum("nd,nde->ne", x, rotation[rows.ids])
+    if bool(is_free.any()):
+        placed = placed.masked_fill(is_free[rows.ids], 0.0)
     return placed
 
 
-def chunks(rows: Segments, most: int) -> list[tuple[int, int]]:
-    """Ranges of segments with at most `most` rows together, or one segment that has more."""
-    ends, start, ptr = [], 0, rows.ptr.tolist()
-    for end in range(1, rows.count + 1):
-        if ptr[end] - ptr[start] > most and end - 1 > start:
-            ends.append((start, end - 1))
-            start = end - 1
-    return [*ends, (start, rows.count)]
+def chunks(lengths: Tensor, most: int) -> list[slice]:
+    """Ranges of segments of the given lengths that have at most `most` rows, or are one segment."""
+    ranges, start, rows = [], 0, 0
+    for end, length in enumerate(lengths.tolist()):
+        if rows + length > most and end > start:
+            ranges.append(slice(start, end))
+            start, rows = end, 0
+        rows += length
+    return [*ranges, slice(start, len(lengths))]
+
+
+def _turned(values: Tensor, matrices: Tensor | None, owner: Tensor) -> Tensor:
+    """Outputs (M, k), each by the matrix of its owner."""
+    if matrices is None:
+        return values
+    return torch.einsum("mij,mj->mi", matrices[owner].to(values), values)
 
 
 def _about(x: Tensor, clouds: Segments, centre: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def matching_points(
         tolerance of a frame may be wider, and poses that look nearly alike then differ.
     """
     size = clouds.longest
+    if size == 0:
+        return rows.ids
     picked = clouds.to_dense(first, fill=torch.inf)[owner]
     distance = torch.cdist(rows.to_dense(posed), picked)
     if types is not None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from eqflow.edges import Edges, squared_distance
 from eqflow.edges.weights import Normaliser
 from eqflow.errors import UsageError
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.attention import Attention, Over, Rates
 from eqflow.nn.diffusion.diffusivity import (
     AbstractDiffusivity,
@@ -110,6 +111,7 @@ class BLEND(AbstractDiffusion):
         rewire: Rewire | None = None,
     ) -> None:
         super().__init__()
+        require_counts("BLEND", position_width=position_width, feature_width=feature_width)
         width = position_width + feature_width
         if diffusivity == "position_and_feature":
             diffusivity = PositionAndFeature(

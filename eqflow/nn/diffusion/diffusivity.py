@@ -39,6 +39,7 @@ from eqflow.edges import (
 from eqflow.edges.primitives import End
 from eqflow.edges.weights import Normaliser
 from eqflow.errors import UsageError
+from eqflow.nn.arguments import require_counts
 
 # Queries and keys start alike and small, so that attention starts as the mean over neighbours.
 PROJECTION_SCALE = 1e-2
@@ -85,6 +86,7 @@ class _Projected(AbstractDiffusivity):
 
     def __init__(self, width: int, heads: int = 1, attention_width: int = 64) -> None:
         super().__init__()
+        require_counts(type(self).__name__, width=width)
         require_heads(heads, attention_width)
         self.heads = heads
         self.query = nn.Linear(width, attention_width)
@@ -177,6 +179,7 @@ class Distance(AbstractDiffusivity):
 
     def __init__(self, heads: int = 1) -> None:
         super().__init__()
+        require_counts("Distance", heads=heads)
         self.heads = heads
         self.output_scale = nn.Parameter(torch.ones(heads))
         self.length_scale = nn.Parameter(torch.logspace(0, 1, heads, base=2))
@@ -202,6 +205,7 @@ class Additive(AbstractDiffusivity):
         self, width: int, heads: int = 1, attention_width: int = 64, slope: float = 0.2
     ) -> None:
         super().__init__()
+        require_counts("Additive", width=width)
         require_heads(heads, attention_width)
         self.heads = heads
         self.slope = slope
@@ -234,6 +238,7 @@ class GaussianMixture(AbstractDiffusivity):
 
     def __init__(self, heads: int = 1, pseudo_width: int = 2, position_width: int = 0) -> None:
         super().__init__()
+        require_counts("GaussianMixture", heads=heads, pseudo_width=pseudo_width)
         self.heads = heads
         self.position_width = position_width
         inputs = 2 * position_width or 2
@@ -265,6 +270,9 @@ DIFFUSIVITIES: dict[str, type[_Projected] | type[Additive]] = {
 }
 
 
+NAMES = (*DIFFUSIVITIES, "distance", "gaussian_mixture")
+
+
 def diffusivity_by_name(
     name: str, width: int, heads: int, attention_width: int
 ) -> AbstractDiffusivity:
@@ -278,8 +286,7 @@ def diffusivity_by_name(
     if name == "gaussian_mixture":
         return GaussianMixture(heads)
     if name not in DIFFUSIVITIES:
-        known = ", ".join([*DIFFUSIVITIES, "distance", "gaussian_mixture"])
-        raise UsageError(f"diffusivity: found {name!r}, expected one of {known}.")
+        raise UsageError(f"diffusivity: found {name!r}, expected one of {', '.join(NAMES)}.")
     return DIFFUSIVITIES[name](width, heads, attention_width)
 
 
@@ -289,10 +296,11 @@ def require_heads(heads: int, attention_width: int) -> None:
     Raises:
         UsageError: That says so.
     """
-    if heads < 1 or attention_width < 1 or attention_width % heads:
+    require_counts("attention", heads=heads, attention_width=attention_width)
+    if attention_width % heads:
         raise UsageError(
             f"attention: found heads={heads} and attention_width={attention_width}, expected the "
-            "width to be a multiple of the heads, both at least 1."
+            "width to be a multiple of the heads."
         )
 
 

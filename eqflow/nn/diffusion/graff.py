@@ -20,10 +20,14 @@ arXiv:2206.10991, eq. 10-12.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from eqflow.edges import Edges, segment_sum, weighted_sum
+from eqflow.errors import UsageError
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
 from eqflow.nn.diffusion.symmetric_matrices import SymmetricMatrix
 from eqflow.nn.graph_convolution import symmetric_weights
@@ -44,7 +48,7 @@ class GRAFF(AbstractDiffusion):
         time: Length of the solve that `steps` divide.
 
     Raises:
-        UsageError: If a form is unknown.
+        UsageError: If a form is unknown, or a number out of range.
     """
 
     def __init__(
@@ -59,6 +63,9 @@ class GRAFF(AbstractDiffusion):
         time: float = 1.0,
     ) -> None:
         super().__init__()
+        require_counts("GRAFF", width=width, steps=steps)
+        if not 0 < time < math.inf:
+            raise UsageError(f"GRAFF: found time={time}, expected a finite number above 0.")
         self.width = width
         self.nonlinear = nonlinear
         self.time = time

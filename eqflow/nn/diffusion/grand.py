@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eqflow.edges import Edges
 from eqflow.edges.weights import Normaliser
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.attention import Attention, Over, Rates
 from eqflow.nn.diffusion.diffusivity import AbstractDiffusivity, diffusivity_by_name
 from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
@@ -62,6 +63,7 @@ class GRAND(AbstractDiffusion):
         source: bool = True,
     ) -> None:
         super().__init__()
+        require_counts(type(self).__name__, width=width)
         if isinstance(diffusivity, str):
             diffusivity = diffusivity_by_name(diffusivity, width, heads, attention_width)
         self.width = width

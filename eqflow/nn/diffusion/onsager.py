@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqflow.edges import Edges, edge_linear, segment_sum
+from eqflow.nn.arguments import require_counts, require_edges, require_kind_of
 from eqflow.nn.diffusion.grand import GRAND
 from eqflow.nn.diffusion.operator import Coefficients
 from eqflow.nn.diffusion.symmetric_matrices import SymmetricMatrix
@@ -63,6 +64,7 @@ class MessagePassing(AbstractField):
 
     def __init__(self, width: int, hidden: int = 64, *, conserving: bool = False) -> None:
         super().__init__()
+        require_counts("MessagePassing", width=width, hidden=hidden)
         self.width = width
         self.conserving = conserving
         self.receiver = nn.Linear(width, hidden)
@@ -71,6 +73,8 @@ class MessagePassing(AbstractField):
 
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
         """The velocity, shape (N, C); time and context do not enter."""
+        require_edges("MessagePassing", edges)
+        require_kind_of("MessagePassing", self, x)
         sent = self._hidden(self.receiver(x), self.sender(x), edges)
         if self.conserving:
             sent = sent - self._hidden(self.sender(x), self.receiver(x), edges)

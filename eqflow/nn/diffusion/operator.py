@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eqflow.edges import Edges, weighted_difference
 from eqflow.errors import ShapeError
+from eqflow.nn.arguments import require_edges, require_kind_of
 from eqflow.nn.field import AbstractField
 
 
@@ -128,11 +129,14 @@ class AbstractDiffusion(AbstractField):
         return context
 
     def require_state(self, x: Tensor, edges: Edges, width: int) -> None:
-        """Refuse a state that is not (N, width).
+        """Refuse a state that is not (N, width), or of another type than the parameters.
 
         Raises:
             ShapeError: That says so.
+            UsageError: If the edges are no graph.
         """
+        require_edges(type(self).__name__, edges)
+        require_kind_of(type(self).__name__, self, x)
         if x.shape != (edges.nodes, width):
             raise ShapeError(
                 f"{type(self).__name__}: found a state {tuple(x.shape)}, expected "

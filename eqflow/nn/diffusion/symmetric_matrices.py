@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from eqflow.errors import UsageError
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.operator import free_matrix
 
 
@@ -33,13 +34,16 @@ class SymmetricMatrix(nn.Module):
         form: Which.
 
     Raises:
-        UsageError: If there is no such form.
+        UsageError: If there is no such form, or no channel.
     """
 
     def __init__(self, width: int, form: str = "symmetric") -> None:
         super().__init__()
+        require_counts("SymmetricMatrix", width=width)
         if form not in FORMS:
-            raise UsageError(f"matrix: found form {form!r}, expected one of {', '.join(FORMS)}.")
+            raise UsageError(
+                f"SymmetricMatrix: found form {form!r}, expected one of {', '.join(FORMS)}."
+            )
         self.width = width
         self.form = form
         for name, shape in FORMS[form].items():

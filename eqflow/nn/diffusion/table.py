@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from eqflow.edges import Edges, segment_sum
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.attention import Attention
 from eqflow.nn.diffusion.diffusivity import (
     AbstractDiffusivity,
@@ -100,6 +101,7 @@ class AttentionLayer(AbstractDiffusion):
         self, width: int, diffusivity: AbstractDiffusivity, rewire: Rewire | None = None
     ) -> None:
         super().__init__()
+        require_counts("AttentionLayer", width=width)
         self.width = width
         self.attention = Attention(diffusivity)
         self.mixing = free_matrix(diffusivity.heads * width, width)
@@ -121,6 +123,7 @@ class AttentionLayer(AbstractDiffusion):
 
 def chebnet(width: int) -> FixedDiffusion:
     """ChebNet of order 1 with `λ_max = 2`: the layer `x Θ₀ + L̃ x Θ₁`, `L̃ = −Ã`."""
+    require_counts("chebnet", width=width)
     damping = nn.Parameter(nn.init.normal_(torch.empty(width, width), std=width**-0.5))
     return FixedDiffusion(width, symmetric_weights, free_matrix(width, width), damping)
 
@@ -142,12 +145,14 @@ def transformer(width: int, heads: int = 8) -> AttentionLayer:
 
 def deepset(width: int) -> FixedDiffusion:
     """DeepSet and PointNet: no edges count, channels mix by `Λ = I − Ω`."""
+    require_counts("deepset", width=width)
     damping = nn.Parameter(nn.init.normal_(torch.empty(width, width), std=width**-0.5))
     return FixedDiffusion(width, _no_weights, None, damping)
 
 
 def digl(width: int) -> FixedDiffusion:
     """DIGL: a random walk, meant for the edges of `eqflow.graphs.ppr_top_k`."""
+    require_counts("digl", width=width)
     return FixedDiffusion(width, random_walk_weights, free_matrix(width, width), torch.ones(()))
 
 
@@ -162,6 +167,7 @@ def dgcnn(width: int, neighbours: int = 8) -> AttentionLayer:
 
 def cgnn(width: int) -> FixedDiffusion:
     """CGNN: `ẋ = Ã x − x + x (W − I) + x(0)`, with `Ω = 2 I − W` learned."""
+    require_counts("cgnn", width=width)
     damping = nn.Parameter(torch.eye(width))
     return FixedDiffusion(width, symmetric_weights, None, damping, source=True)
 

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from eqflow.geometry.frames import (
 )
 from eqflow.geometry.representations import representation
 from eqflow.nn.averaging.frame_average import FrameAverage, chunks
+from eqflow.nn.averaging.free_axes import projectors
 from eqflow.testing import assert_equivariant, assert_independent, clouds, equivariance_error
 
 # Every parity of every order up to 2, and scalars and pseudoscalars with them.
@@ -46,6 +48,11 @@ def averaged(
     outputs = representation(output, dimension).columns or columns
     backbone = GenericBackbone(dimension, outputs, pooled, size=4.0)
     return FrameAverage(backbone, group, frame, output, **options)
+
+
+def together(shapes: dict[str, Clouds], names: Iterable[str]) -> Clouds:
+    """One batch: errors are those of each cloud by itself all the same."""
+    return Clouds.join([shapes[name] for name in names])
 
 
 def frame_for(name: str, frame: str) -> str | AbstractFrame:
@@ -86,8 +93,7 @@ def test_weighted_averages_are_exact_on_large_clouds(name: str, pooled: bool) ->
 def test_averages_of_every_kind_are_exact(output: str, pooled: bool, frame: str) -> None:
     for group in ("E(3)", "SE(3)"):
         model = averaged(output, frame, group, pooled)
-        for name in SOME:
-            assert_exact(model, name, SHAPES[name], group)
+        assert_exact(model, "some", together(SHAPES, SOME), group)
 
 
 @pytest.mark.slow
@@ -114,11 +120,11 @@ def test_averages_of_every_kind_are_exact_on_every_cloud(
 def test_averages_are_exact_on_lines_and_in_planes(
     output: str, pooled: bool, dimension: int, frame: str
 ) -> None:
+    shapes = dict(clouds(dimension))
     for family in ("E", "SE", "O", "SO", "T"):
         group = f"{family}({dimension})"
-        for name, batch in clouds(dimension):
-            if name != "large":
-                assert_exact(averaged(output, frame, group, pooled), name, batch, group)
+        batch = together(shapes, [name for name in shapes if name not in ("far", "large")])
+        assert_exact(averaged(output, frame, group, pooled), "all", batch, group)
 
 
 @exact_frames
@@ -127,10 +133,10 @@ def test_averages_are_exact_on_lines_and_in_planes(
     [("scalar", True), ("vector", False), ("point", False), ("tensor(2)", True)],
 )
 def test_averages_are_exact_in_four_dimensions(output: str, pooled: bool, frame: str) -> None:
-    shapes = dict(clouds(dimension=4))
+    names = ("generic", "water", "square", "methane", "co2", "one_point")
+    batch = together(dict(clouds(dimension=4)), names)
     for group in ("E(4)", "SO(4)"):
-        for name in ("generic", "water", "square", "methane", "co2", "one_point"):
-            assert_exact(averaged(output, frame, group, pooled), name, shapes[name], group)
+        assert_exact(averaged(output, frame, group, pooled), "some", batch, group)
 
 
 @pytest.mark.parametrize("output", ["scalar", "vector"])
@@ -138,8 +144,8 @@ def test_a_backbone_that_knows_the_order_of_points_is_averaged_as_well(output: s
     columns = representation(output, 3).columns or 2
     for frame in ("orbit", "weighted"):
         model = FrameAverage(OrderedBackbone(3, columns), "E(3)", frame, output)
-        for name in SOME:
-            assert_equivariant(model, SHAPES[name], "E(3)", output, motions=1, tolerance=EXACT)
+        batch = together(SHAPES, SOME)
+        assert_equivariant(model, batch, "E(3)", output, motions=1, tolerance=EXACT)
     model = FrameAverage(OrderedBackbone(3, columns), "E(3)", "orbit", output)
     assert equivariance_error(model, SHAPES["generic"], "S(n)", output) > 0.01
 
@@ -198,17 +204,29 @@ def test_calls_of_few_rows_change_nothing(rows: int, frame: str) -> None:
 
 
 def test_chunks_are_as_few_as_fit_and_hold_a_longer_cloud_alone() -> None:
-    rows = Segments.of_lengths(torch.tensor([3, 0, 4, 9, 1, 1]))
-    assert chunks(rows, 7) == [(0, 3), (3, 4), (4, 6)]
-    assert chunks(rows, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
-    assert chunks(Segments(torch.tensor([0])), 5) == [(0, 0)]
+    lengths = torch.tensor([3, 0, 4, 9, 1, 1])
+    assert chunks(lengths, 7) == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    assert chunks(lengths, 1) == [slice(k, k + 1) for k in range(6)]
+    assert chunks(lengths[:0], 5) == [slice(0, 0)]
+
+
+def test_rows_of_clouds_are_told_from_rows_of_points_where_some_calls_cannot() -> None:
+    """Single points come first, a call each: as many points as clouds, whichever rows they are."""
+    x = torch.cat([SHAPES["water"].x[:2], SHAPES["ammonia"].x])
+    ptr = torch.tensor([0, 1, 2, 6])
+    for pooled, count in ((True, 3), (False, 6)):
+        backbone = GenericBackbone(3, 3, pooled)
+        whole = FrameAverage(backbone, output="point")
+        apart = FrameAverage(backbone, output="point", rows=1)
+        assert whole(x, ptr).shape == (count, 3)
+        assert torch.allclose(apart(x, ptr), whole(x, ptr), atol=1e-12)
 
 
 @exact_frames
 def test_averages_in_single_precision_are_equivariant_to_its_tolerance(frame: str) -> None:
-    for name, batch in clouds(dtype=torch.float32):
-        if name in SLOW and frame == "weighted":
-            continue
+    shapes = dict(clouds(dtype=torch.float32))
+    for names in ([*FEW, "c60"] if frame == "orbit" else FEW, ["far"]):
+        batch = together(shapes, names)
         for output in ("1x1o+1x2e", "point"):
             model = averaged(output, frame)
             assert_equivariant(model, batch, "E(3)×S(n)", output, motions=1)
@@ -471,6 +489,47 @@ def _divergence_by_differences(
                     change = velocity(x + far * unit) - velocity(x - far * unit)
                     diagonal[row, axis] += share * change[row, axis] / step
     return segments.sum(diagonal.sum(-1))
+
+
+def test_what_was_first_called_in_inference_mode_can_be_trained_afterwards() -> None:
+    projectors.cache_clear()
+    batch = Clouds.join([SHAPES["co2"], SHAPES["methane"]])
+    for frame in ("orbit", "weighted", "pca"):
+        frame = PCAFrame(on_degenerate="orbit") if frame == "pca" else frame
+        model = averaged(EVERYTHING, frame, backbone_permutes=True)
+        with torch.inference_mode():
+            expected = model(batch.x.clone(), batch.ptr.clone(), batch.h)
+        x = batch.x.clone().requires_grad_()
+        model.backbone.last.requires_grad_()
+        found = model(x, batch.ptr, batch.h)
+        found.square().sum().backward()
+        torch.testing.assert_close(found.detach(), expected.clone(), rtol=0, atol=1e-13)
+        assert x.grad.isfinite().all()
+
+
+def test_a_module_that_is_averaged_keeps_its_parameters_and_can_be_copied() -> None:
+    network = torch.nn.Linear(3, 3)
+    backbone = torch.nn.Module()
+    backbone.network = network
+    backbone.forward = lambda x, ptr, h: network(x)
+    model = FrameAverage(backbone, "SE(3)", "weighted", "1x1e")
+    assert [name for name, _ in model.named_parameters()] == [
+        "backbone.network.weight",
+        "backbone.network.bias",
+    ]
+    batch = SHAPES["generic"]
+    x = batch.x.float()
+    torch.testing.assert_close(deepcopy(model)(x, batch.ptr), model(x, batch.ptr))
+    assert list(model.state_dict()) == ["backbone.network.weight", "backbone.network.bias"]
+
+
+def test_another_frame_may_serve_one_call() -> None:
+    batch = SHAPES["methane"]
+    model = averaged("vector", "stochastic")
+    exact = model(batch.x, batch.ptr, batch.h, frame=OrbitFrame())
+    expected = averaged("vector", "orbit")(batch.x, batch.ptr, batch.h)
+    torch.testing.assert_close(exact, expected)
+    assert isinstance(model.frame, StochasticFrame)
 
 
 # What is refused.

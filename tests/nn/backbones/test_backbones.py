@@ -58,7 +58,7 @@ def test_permuted_points_give_permuted_rows_and_clouds_are_independent(
     # Where several points are equally near, as in pyridine, which are neighbours is arbitrary.
     chooses = isinstance(backbone, DGCNNBackbone) and backbone.neighbours is not None
     symmetric = () if chooses else ("pyridine", "coincident")
-    for name in ("generic", "one_point", "two_points", "large", *symmetric):
+    for name in ("generic", "one_point", "two_points", *symmetric):
         batch = SHAPES[name]
 
         def run(x: Tensor, ptr: Tensor, h: Tensor) -> Tensor:

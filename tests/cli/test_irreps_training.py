@@ -1,0 +1,153 @@
+"""`model=e3nn` through the command line: presets compose, train, sample, score and check."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import eqflow
+from eqflow.chem.g2 import load_g2
+from eqflow.cli.compose import composed
+from eqflow.cli.main import main
+from eqflow.nn import IrrepsField
+from eqflow.train.config import IrrepsModelConfig
+
+SMALL = [
+    "model=e3nn",
+    "model.layers=1",
+    "model.width=4",
+    "model.radial=4",
+    "solver.method=rk4",
+    "solver.steps=2",
+    "train.steps=1",
+    "train.batch_size=4",
+    "train.final_structures=2",
+    "train.validation_structures=4",
+    "train.device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Words that give each preset little data, made here."""
+    folder = tmp_path_factory.mktemp("e3nn")
+    molecules = load_g2(["H", "C", "N", "O", "F"], min_atoms=2)[:40]
+    assert molecules.numbers is not None
+    np.savez(
+        folder / "qm9.npz",
+        num_atoms=molecules.sizes.numpy(),
+        charges=molecules.numbers.numpy(),
+        positions=molecules.x.numpy(),
+    )
+    return {
+        "dw4": ["data.structures=60"],
+        "lj13": [f"data.path={tiny.particles(folder / 'lj13.npy', 24, 13, 3)}"],
+        "qm9_positions": [
+            f"data.path={folder / 'qm9.npz'}",
+            "data.validation=0.2",
+            "data.test=0.2",
+        ],
+        "point_cloud": ["data.structures=24", "data.points=12"],
+    }
+
+
+@pytest.mark.parametrize("preset", ["dw4", "lj13", "qm9_positions", "point_cloud"])
+def test_a_preset_with_irreps_steps_samples_scores_and_keeps_the_laws(
+    preset: str, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", f"experiment={preset}", f"run.dir={run}", *data[preset], *SMALL]
+    assert main(words) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 1
+    assert np.isfinite(summary["val_nll"])
+    flow = eqflow.load(run)
+    assert isinstance(flow.continuous.field, IrrepsField)
+    drawn = tmp_path / "drawn.npz"
+    assert main(["sample", f"run={run}", "n=3", f"out={drawn}"]) == 0
+    scores = tmp_path / "scores.csv"
+    words = ["score", f"run={run}", f"data.path={drawn}", f"out={scores}"]
+    assert main([*words, "divergence=exact"]) == 0
+    rows = list(csv.DictReader(scores.read_text().splitlines()))
+    assert all(row["status"] == "success" for row in rows)
+    expected = flow.log_prob(eqflow.read(drawn)).tolist()
+    assert [float(row["log_prob"]) for row in rows] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_trained_run_keeps_all_laws(
+    data: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    more = ["model.lmax=1", "model.width=2", "model.cutoff=3.0", "train.steps=5"]
+    words = ["train", "experiment=dw4", f"run.dir={run}", *data["dw4"], *SMALL, *more]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["check", f"run={run}", "structures=3"]) == 0
+    assert "laws hold" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trace", ["hutchinson", "exact"])
+def test_maximum_likelihood_takes_a_step(
+    trace: str, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    words = ["train", "experiment=dw4", f"run.dir={tmp_path / 'run'}", *data["dw4"], *SMALL]
+    choice = ["objective=maximum_likelihood", f"objective.trace={trace}"]
+    assert main([*words, *choice, "train.final_structures=0"]) == 0
+    header, row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[:2]
+    assert np.isfinite(float(dict(zip(header.split(","), row.split(","), strict=True))["nll"]))
+
+
+@pytest.mark.slow
+def test_a_run_in_two_parts_ends_with_the_same_weights(
+    data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    more = ["train.steps=4", "train.schedule=constant", "train.checkpoint_every=2"]
+    more += ["train.final_structures=0"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for folder, steps in ((whole, 4), (halves, 2), (halves, 4)):
+        words = ["train", "experiment=dw4", f"run.dir={folder}", *data["dw4"], *SMALL]
+        assert main([*words, *more, f"train.steps={steps}"]) == 0
+    first, second = (eqflow.load(folder).state_dict() for folder in (whole, halves))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_words_become_the_configuration_of_the_model() -> None:
+    words = ["data.path=x.npy", "model=e3nn", "model.lmax=3", "model.radial=8", "model.cutoff=5"]
+    model = composed("train", words).model
+    assert model == IrrepsModelConfig(lmax=3, radial=8, cutoff=5.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model.lmax=0"], "model.lmax: found 0, expected at least 1"),
+        (["model.lmax=7"], r"lmax=7, expected 1 (vectors) to 6"),
+        (["model.radial=1"], "model.radial: found 1, expected at least 2"),
+        (["model.layers=0"], "model.layers: found 0"),
+        (["model.cutoff=-1"], "model.cutoff: found -1"),
+        (["model.attention=true"], "model.attention: only with model=egnn"),
+        (["data.dimension=4"], "moves points in space or in the plane, found data of 4"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_made(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", "data.path=x.npy", "model=e3nn", f"run.dir={run}"]
+    assert main([*command, *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_irreps_are_of_no_use_to_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "experiment=dw4", "model.lmax=2", f"run.dir={tmp_path / 'run'}"]
+    assert main(words) == 2
+    assert "model.lmax: only with model=e3nn" in capsys.readouterr().err
