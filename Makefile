@@ -12,6 +12,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # The tests are many small tensors: more threads than this only get in each other's way.
 TEST_THREADS ?= 1
+# Processes that share the tests; a file's tests stay together, so that what they share is made once.
+TEST_PROCESSES ?= 2
 OLDER_TRITON := 3.6.0
 # The first Python here that is 3.11 to 3.13; say PYTHON=… to choose another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -63,10 +65,10 @@ test: lint .venv/triton-$(OLDER_TRITON)/installed
 	export OMP_NUM_THREADS=$(TEST_THREADS); \
 	if [ -d .venv/triton-$(OLDER_TRITON)/triton ]; \
 	then export EQFLOW_OLDER_TRITON=$(CURDIR)/.venv/triton-$(OLDER_TRITON); fi; \
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 slow: .venv/installed-dev
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -m ''
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m ''
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -44,10 +44,12 @@ class FrameField(AbstractField):
             velocities.
 
     Example:
+        >>> import torch
         >>> from eqflow.nn.backbones import TransformerBackbone
         >>> field = FrameField(lambda features: TransformerBackbone(3, features, 3, width=16))
         >>> edges = Edges.complete(torch.tensor([0, 3, 7]))
-        >>> field(torch.tensor(0.5), torch.randn(7, 3), edges).shape
+        >>> x = torch.eye(7)[:, :3]
+        >>> field(torch.tensor(0.5), x, edges).shape
         torch.Size([7, 3])
     """
 

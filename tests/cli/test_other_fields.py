@@ -1,4 +1,4 @@
-"""`model=e3nn` through the command line: presets compose, train, sample, score and check."""
+"""Fields beside EGNN through the command line: presets train, sample, score and check."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ import eqflow
 from eqflow.chem.g2 import load_g2
 from eqflow.cli.compose import composed
 from eqflow.cli.main import main
-from eqflow.nn import IrrepsField
-from eqflow.train.config import IrrepsModelConfig
+from eqflow.nn import FrameField, IrrepsField
+from eqflow.train.config import FrameModelConfig, IrrepsModelConfig
 
+MODELS = {
+    "e3nn": (IrrepsField, ["model=e3nn", "model.radial=4"]),
+    "frame_transformer": (FrameField, ["model=frame_transformer", "model.heads=2"]),
+}
+every_model = pytest.mark.parametrize("model", MODELS)
 SMALL = [
-    "model=e3nn",
     "model.layers=1",
     "model.width=4",
-    "model.radial=4",
     "solver.method=rk4",
     "solver.steps=2",
     "train.steps=1",
@@ -36,7 +39,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Words that give each preset little data, made here."""
-    folder = tmp_path_factory.mktemp("e3nn")
+    folder = tmp_path_factory.mktemp("fields")
     molecules = load_g2(["H", "C", "N", "O", "F"], min_atoms=2)[:40]
     assert molecules.numbers is not None
     np.savez(
@@ -57,18 +60,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     }
 
 
+def train(preset: str, model: str, data: dict[str, list[str]], run: Path, *more: str) -> int:
+    words = [f"experiment={preset}", f"run.dir={run}", *data[preset], *MODELS[model][1], *SMALL]
+    return main(["train", *words, *more])
+
+
+@every_model
 @pytest.mark.parametrize("preset", ["dw4", "lj13", "qm9_positions", "point_cloud"])
-def test_a_preset_with_irreps_steps_samples_scores_and_keeps_the_laws(
-    preset: str, data: dict[str, list[str]], tmp_path: Path
+def test_a_preset_steps_samples_and_scores(
+    preset: str, model: str, data: dict[str, list[str]], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = ["train", f"experiment={preset}", f"run.dir={run}", *data[preset], *SMALL]
-    assert main(words) == 0
+    assert train(preset, model, data, run) == 0
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 1
     assert np.isfinite(summary["val_nll"])
     flow = eqflow.load(run)
-    assert isinstance(flow.continuous.field, IrrepsField)
+    assert isinstance(flow.continuous.field, MODELS[model][0])
     drawn = tmp_path / "drawn.npz"
     assert main(["sample", f"run={run}", "n=3", f"out={drawn}"]) == 0
     scores = tmp_path / "scores.csv"
@@ -80,39 +88,65 @@ def test_a_preset_with_irreps_steps_samples_scores_and_keeps_the_laws(
     assert [float(row["log_prob"]) for row in rows] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("e3nn", ["model.lmax=1", "model.width=2", "model.cutoff=3.0"]),
+        ("frame_transformer", []),
+        pytest.param("frame_transformer", ["model.frame=pca"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_trained_run_keeps_all_laws(
-    data: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    more: list[str],
+    data: dict[str, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    more = ["model.lmax=1", "model.width=2", "model.cutoff=3.0", "train.steps=5"]
-    words = ["train", "experiment=dw4", f"run.dir={run}", *data["dw4"], *SMALL, *more]
-    assert main(words) == 0
+    assert train("dw4", model, data, run, "train.steps=5", *more) == 0
     capsys.readouterr()
     assert main(["check", f"run={run}", "structures=3"]) == 0
     assert "laws hold" in capsys.readouterr().out
 
 
+@every_model
 @pytest.mark.parametrize("trace", ["hutchinson", "exact"])
 def test_maximum_likelihood_takes_a_step(
-    trace: str, data: dict[str, list[str]], tmp_path: Path
+    trace: str, model: str, data: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    words = ["train", "experiment=dw4", f"run.dir={tmp_path / 'run'}", *data["dw4"], *SMALL]
-    choice = ["objective=maximum_likelihood", f"objective.trace={trace}"]
-    assert main([*words, *choice, "train.final_structures=0"]) == 0
+    choice = [
+        "objective=maximum_likelihood",
+        f"objective.trace={trace}",
+        "train.final_structures=0",
+    ]
+    choice += ["model.training_draws=null"] if model == "frame_transformer" else []
+    assert train("dw4", model, data, tmp_path / "run", *choice) == 0
     header, row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[:2]
     assert np.isfinite(float(dict(zip(header.split(","), row.split(","), strict=True))["nll"]))
 
 
-@pytest.mark.slow
+def test_a_likelihood_is_not_trained_on_drawn_poses(
+    data: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train("dw4", "frame_transformer", data, run, "objective=maximum_likelihood") == 2
+    assert "model.training_draws: found 1 with objective=maximum_likelihood" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param("e3nn", marks=pytest.mark.slow), "frame_transformer"]
+)
 def test_a_run_in_two_parts_ends_with_the_same_weights(
-    data: dict[str, list[str]], tmp_path: Path
+    model: str, data: dict[str, list[str]], tmp_path: Path
 ) -> None:
     more = ["train.steps=4", "train.schedule=constant", "train.checkpoint_every=2"]
     more += ["train.final_structures=0"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     for folder, steps in ((whole, 4), (halves, 2), (halves, 4)):
-        words = ["train", "experiment=dw4", f"run.dir={folder}", *data["dw4"], *SMALL]
-        assert main([*words, *more, f"train.steps={steps}"]) == 0
+        assert train("dw4", model, data, folder, *more, f"train.steps={steps}") == 0
     first, second = (eqflow.load(folder).state_dict() for folder in (whole, halves))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -121,11 +155,18 @@ def test_words_become_the_configuration_of_the_model() -> None:
     words = ["data.path=x.npy", "model=e3nn", "model.lmax=3", "model.radial=8", "model.cutoff=5"]
     model = composed("train", words).model
     assert model == IrrepsModelConfig(lmax=3, radial=8, cutoff=5.0)
+    words = ["data.path=x.npy", "model=frame_transformer", "model.threshold=0.5"]
+    assert composed("train", words).model == FrameModelConfig(threshold=0.5)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["model=frame_transformer", "model.frame=orbit"], "model.frame: found 'orbit', expected"),
+        (["model=frame_transformer", "model.threshold=1"], "model.threshold: found 1.0"),
+        (["model=frame_transformer", "model.heads=3"], "model.heads: found 3 with model.width=64"),
+        (["model=frame_transformer", "model.training_draws=0"], "model.training_draws: found 0"),
+        (["model=frame_transformer", "model.cutoff=3"], "model.cutoff: only with"),
         (["model.lmax=0"], "model.lmax: found 0, expected at least 1"),
         (["model.lmax=7"], r"lmax=7, expected 1 (vectors) to 6"),
         (["model.radial=1"], "model.radial: found 1, expected at least 2"),
@@ -139,8 +180,8 @@ def test_what_does_not_fit_is_said_before_anything_is_made(
     words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    command = ["train", "data.path=x.npy", "model=e3nn", f"run.dir={run}"]
-    assert main([*command, *words]) == 2
+    model = [] if words[0].startswith("model=") else ["model=e3nn"]
+    assert main(["train", "data.path=x.npy", f"run.dir={run}", *model, *words]) == 2
     assert says in capsys.readouterr().err
     assert not run.exists()
 
