@@ -23,7 +23,7 @@ from eqflow.geometry.frames import (
     WeightedFrame,
 )
 from eqflow.nn.averaging.features import types_of
-from eqflow.nn.averaging.frame_average import FrameAverage, in_pose
+from eqflow.nn.averaging.frame_average import FrameAverage, in_all_poses
 from eqflow.nn.backbones import TransformerBackbone
 from eqflow.testing import clouds
 
@@ -76,7 +76,7 @@ def frames_against_faenet(what: str, batch: Clouds, rounds: int) -> dict[str, An
     for name, (method, proper, frame) in PAIRS.items():
         transform = transform_of(method)
         cases: dict[str, Callable[[], object]] = {
-            "eqflow": lambda f=frame, p=proper: in_all_poses(batch, f, p),
+            "eqflow": lambda f=frame, p=proper: with_positions(batch, f, p),
             "eqflow_poses_alone": lambda f=frame, p=proper: poses_of(batch, f, p),
             "faenet": lambda t=transform: [t(graph) for graph in graphs],
             "faenet_function_alone": lambda m=method: [bare(g.pos, None, m) for g in graphs],
@@ -96,9 +96,8 @@ def frames_against_faenet(what: str, batch: Clouds, rounds: int) -> dict[str, An
             f"{ratio['positions']:.0f}×, poses alone {ratio['poses_alone']:.0f}×",
             flush=True,
         )
-    seconds = race(
-        {name: partial(in_all_poses, *OTHERS[name](typed)) for name in OTHERS}, rounds, steady=True
-    )
+    others = {name: partial(with_positions, *OTHERS[name](typed)) for name in OTHERS}
+    seconds = race(others, rounds, steady=True)
     for name, made in OTHERS.items():
         part, frame, proper = made(typed)
         row = {
@@ -121,11 +120,10 @@ def poses_of(batch: Clouds, frame: AbstractFrame, proper: bool) -> tuple[Poses, 
 
 
 @torch.no_grad()
-def in_all_poses(batch: Clouds, frame: AbstractFrame, proper: bool) -> tuple[Poses, Tensor]:
+def with_positions(batch: Clouds, frame: AbstractFrame, proper: bool) -> tuple[Poses, Tensor]:
     """Poses, and the positions of every cloud in each of them."""
     poses, x, segments = poses_of(batch, frame, proper)
-    rows, chosen = segments.select(poses.owners.ids)
-    return poses, in_pose(x[chosen], rows, poses.rotation, poses.is_free)
+    return poses, in_all_poses(x, segments, poses)
 
 
 def difference(batch: Clouds, graphs: list[Any]) -> float:
@@ -136,7 +134,7 @@ def difference(batch: Clouds, graphs: list[Any]) -> float:
     x = centred(batch.x, batch.segments)
     moments = torch.linalg.eigvalsh(batch.segments.sum(x.unsqueeze(-1) * x.unsqueeze(-2)))
     clear = (moments.diff(dim=-1).amin(-1) > 1e-3 * moments[:, -1]) & (batch.sizes > 3)
-    poses, placed = in_all_poses(batch, PCA, False)
+    poses, placed = with_positions(batch, PCA, False)
     rows = Segments.of_lengths(batch.sizes[poses.owners.ids])
     transform = transform_of("all")
     worst = 0.0

@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
     "train": (train.run, "train a model, or resume one by the same command"),
     "sample": (sample.run, "draw structures from a trained run"),
     "score": (score.run, "log-likelihood of structures, or classes of nodes, by a trained run"),
-    "check": (check.run, "symmetry and consistency laws of a trained run"),
+    "check": (check.run, "symmetry and consistency laws of a trained run, or of any function"),
     "tune": (tune.run, "search the settings of a preset on validation data"),
     "import-enf": (import_enf.run, "the published E-NF of QM9 as a run"),
     "demo": (demo.run, "all of it on embedded defaults, with pictures"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from eqflow.edges import Edges
@@ -95,7 +96,10 @@ class FrameField(AbstractField):
 
     def forward(self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None) -> Tensor:
         """The velocity; arguments as in `AbstractField`. The graph is complete."""
-        h = self.conditioning(t, edges.clouds, context)
-        average = self.average
+        clouds, average = edges.clouds, self.average
+        h = self.conditioning(t, clouds, context)
         frame = self.drawn if self.draws else average.frame
-        return centred(average(x, edges.clouds, h, frame=frame), edges.clouds)
+        # A solver may try a step too far: its answer is no number, and not the end of the others.
+        lost = ~torch.isfinite(x.detach()).all(-1, keepdim=True)
+        velocity = average(x.masked_fill(lost, 0.0), clouds, h, frame=frame)
+        return centred(velocity.masked_fill(lost, torch.nan), clouds)

@@ -120,6 +120,18 @@ def test_a_pca_field_goes_on_where_moments_are_nearly_equal() -> None:
     assert gradient.isfinite().all()
 
 
+def test_a_cloud_that_a_solver_lost_has_no_velocity_and_the_others_have_theirs() -> None:
+    field, batch = small(), SHAPES["generic, 3-D"]
+    edges = Edges.complete(batch.ptr)
+    x = batch.x.clone()
+    x[0] = torch.inf
+    velocity = field(TIME, x, edges)
+    expected = field(TIME, batch.x, edges)
+    first = int(batch.ptr[1])
+    assert velocity[:first].isnan().all()
+    assert torch.equal(velocity[first:], expected[first:])
+
+
 def test_frames_that_jump_on_the_way_are_refused() -> None:
     with pytest.raises(UsageError, match=r"OrbitFrame jump.*'weighted' or 'pca'"):
         small(frame="orbit")

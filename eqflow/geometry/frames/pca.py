@@ -63,8 +63,9 @@ class PCAFrame(AbstractFrame):
         """
         d = x.shape[1]
         moments = second_moments(x, clouds)
+        values, axes = torch.linalg.eigh(moments)
         with torch.no_grad():
-            values = torch.linalg.eigvalsh(moments.detach())
+            values = values.detach()
             largest = values[:, -1:]
             rounding = torch.finfo(x.dtype).eps * 16
             spans = (values > rounding * largest).sum(-1) * (largest[:, 0] > 0)
@@ -75,11 +76,13 @@ class PCAFrame(AbstractFrame):
         self._report(degenerate, gaps)
         own, others = (~elsewhere).nonzero().squeeze(1), elsewhere.nonzero().squeeze(1)
         if not len(others):
-            return _principal(moments, proper)
+            return _principal(axes, proper)
         picked, rows = clouds.select(others)
         kinds = None if types is None else types[rows]
+        # Once more of these alone: that of equal moments has no derivative, not even times zero.
+        axes = torch.linalg.eigh(moments[own])[1]
         parts = [
-            (own, _principal(moments[own], proper)),
+            (own, _principal(axes, proper)),
             (others, OrbitFrame()(x[rows], picked, kinds, proper)),
         ]
         return Poses.joined(parts, clouds.count)
@@ -117,10 +120,11 @@ def relative_gaps(values: Tensor) -> Tensor:
     return (values[:, 1:] - values[:, :-1]).amin(-1) / largest
 
 
-def _principal(moments: Tensor, proper: bool) -> Poses:
-    count, d = moments.shape[:2]
-    axes = torch.linalg.eigh(moments)[1].flip(-1)  # the largest moment first
-    signs = moments.new_tensor(list(itertools.product((1.0, -1.0), repeat=d))).reshape(-1, d)
+def _principal(axes: Tensor, proper: bool) -> Poses:
+    """Poses of orthonormal axes (B, d, d) in the order of rising moments, with all signs."""
+    count, d = axes.shape[:2]
+    axes = axes.flip(-1)  # the largest moment first
+    signs = axes.new_tensor(list(itertools.product((1.0, -1.0), repeat=d))).reshape(-1, d)
     each = len(signs)
     rotation = axes.unsqueeze(1) * signs.reshape(1, each, 1, d)
     if proper:
@@ -128,11 +132,11 @@ def _principal(moments: Tensor, proper: bool) -> Poses:
             kept = torch.linalg.det(axes.detach()).unsqueeze(1) * signs.prod(1) > 0
         each = each // 2
         rotation = rotation[kept].reshape(count, each, d, d)
-    owners = Segments.of_lengths(torch.full((count,), each, device=moments.device))
-    rank = torch.full((count,), d, device=moments.device)
+    owners = Segments.of_lengths(torch.full((count,), each, device=axes.device))
+    rank = torch.full((count,), d, device=axes.device)
     return Poses(
         rotation.reshape(count * each, d, d),
-        moments.new_full((count * each,), 1 / each),
+        axes.new_full((count * each,), 1 / each),
         owners,
         rank,
     )

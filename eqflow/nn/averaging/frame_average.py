@@ -160,9 +160,13 @@ class FrameAverage(nn.Module):
         """The average by a row of the backbone's for each pose; whether it is one of points."""
         owners = poses.owners.ids
         matrices, sums = self._matrices(poses), Sums(clouds)
-        for here in chunks(clouds.lengths[owners], self.rows):
+        parts = chunks(clouds.lengths[owners], self.rows)
+        for here in parts:
             rows, points = clouds.select(owners[here])
-            posed = in_pose(x[points], rows, poses.rotation[here], poses.is_free[here])
+            if len(parts) == 1:
+                posed = in_all_poses(x, clouds, poses)
+            else:
+                posed = in_pose(x[points], rows, poses.rotation[here], poses.is_free[here])
             values = self._call(posed, rows, None if h is None else h[points])
             pose = owner_of_rows(len(values), rows)
             turned = _turned(values, None if matrices is None else matrices[here], pose)
@@ -194,8 +198,8 @@ class FrameAverage(nn.Module):
         ):
             return None
         owners = poses.owners.ids
-        rows, points = clouds.select(owners)
-        posed = in_pose(x[points], rows, poses.rotation, poses.is_free)
+        rows, _ = clouds.select(owners)
+        posed = in_all_poses(x, clouds, poses)
         _, placed = rows.select(poses.owners.ptr[:-1])
         return matching_points(posed, posed[placed], rows, clouds, owners, types_of(h))
 
@@ -251,6 +255,28 @@ def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
             "of eqflow.geometry.frames."
         )
     return FRAMES[frame]()
+
+
+def in_all_poses(x: Tensor, clouds: Segments, poses: Poses) -> Tensor:
+    """Positions of each cloud in all of its poses, pose after pose, shape (M, d).
+
+    Where clouds have equally many poses, all of a cloud's are one product.
+
+    Args:
+        x: Positions, shape (N, d).
+        clouds: The points of each cloud.
+        poses: Poses of the clouds.
+    """
+    each, d = poses.owners.uniform, x.shape[1]
+    if not each or bool((poses.rank < d).any()):
+        rows, points = clouds.select(poses.owners.ids)
+        return in_pose(x[points], rows, poses.rotation, poses.is_free)
+    axes = poses.rotation.reshape(-1, each, d, d).transpose(1, 2).flatten(2)
+    placed = (clouds.to_dense(x) @ axes).unflatten(2, (each, d)).transpose(1, 2)
+    if clouds.uniform:
+        return placed.reshape(-1, d)
+    rows = Segments.of_lengths(clouds.lengths.repeat_interleave(each))
+    return placed.reshape(-1, d).index_select(0, rows.ids * clouds.longest + rows.place)
 
 
 def in_pose(x: Tensor, rows: Segments, rotation: Tensor, is_free: Tensor) -> Tensor:
