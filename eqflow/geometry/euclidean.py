@@ -51,8 +51,8 @@ def euclidean_group(name: str) -> EuclideanGroup:
     >>> euclidean_group("SE(3)").is_proper
     True
     """
-    match = re.fullmatch(r"(E|SE|O|SO|T)\((\d+)\)", name) if isinstance(name, str) else None
-    if match is None or int(match[2]) < 1:
+    group = parsed_group(name)
+    if group is None:
         known = [f"{family}(3)" for family in FAMILIES]
         near = get_close_matches(str(name), known, n=2, cutoff=0.3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -60,4 +60,10 @@ def euclidean_group(name: str) -> EuclideanGroup:
             f"group: found {name!r}, expected {', '.join(f'{f}(d)' for f in FAMILIES)} with a "
             f"number for d, such as 'E(3)'.{hint}"
         )
-    return EuclideanGroup(match[1], int(match[2]))
+    return group
+
+
+def parsed_group(name: object) -> EuclideanGroup | None:
+    """The group called `name`, or None where there is none."""
+    match = re.fullmatch(r"(E|SE|O|SO|T)\(([1-9]\d*)\)", name) if isinstance(name, str) else None
+    return None if match is None else EuclideanGroup(match[1], int(match[2]))

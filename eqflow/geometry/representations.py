@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,17 +76,15 @@ def representation(output: str | e3nn.o3.Irreps, dimension: int) -> Representati
     """
     named = {
         "scalar": Representation("scalar"),
-        "vector": Representation("vector", dimension, lambda rotation: rotation),
-        "point": Representation("point", dimension, lambda rotation: rotation, translates=True),
+        "vector": Representation("vector", dimension, _itself),
+        "point": Representation("point", dimension, _itself, translates=True),
     }
     if isinstance(output, str) and output in named:
         return named[output]
     tensor = re.fullmatch(r"tensor\((\d+)\)", output) if isinstance(output, str) else None
     if tensor is not None:
         order = int(tensor[1])
-        return Representation(
-            str(output), dimension**order, lambda rotation: _tensor_power(rotation, order)
-        )
+        return Representation(str(output), dimension**order, partial(_tensor_power, order=order))
     from e3nn import o3
 
     try:
@@ -105,9 +104,11 @@ def representation(output: str | e3nn.o3.Irreps, dimension: int) -> Representati
             f"output: irreps {irreps} are those of O(3), but the clouds have dimension "
             f"{dimension}. Use 'scalar', 'vector', 'point' or 'tensor(2)'."
         )
-    return Representation(
-        str(irreps), irreps.dim, lambda rotation: _irrep_matrices(irreps, rotation)
-    )
+    return Representation(str(irreps), irreps.dim, partial(_irrep_matrices, irreps))
+
+
+def _itself(rotation: Tensor) -> Tensor:
+    return rotation
 
 
 def _tensor_power(rotation: Tensor, order: int) -> Tensor:
@@ -131,7 +132,7 @@ def _irrep_matrices(irreps: e3nn.o3.Irreps, rotation: Tensor) -> Tensor:
 
     sign = torch.sign(torch.linalg.det(rotation))
     proper = rotation * sign[:, None, None]
-    source = rng.generator(0, "testing", "directions", device=rotation.device)
+    source = rng.generator(0, "representations", "directions", device=rotation.device)
     direction = rng.normal((8 * (irreps.lmax + 1), 3), rotation, source)
     moved = torch.einsum("bij,nj->bni", proper, direction)
     blocks = []

@@ -20,6 +20,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Clouds, Segments, centred, random_orthogonal, rotate
+from eqflow.geometry.euclidean import parsed_group
 
 # The kinds of motion each group is made of, the plain ones first: the one that fails tells why.
 KINDS = {
@@ -159,18 +160,18 @@ def factors(group: str, dimension: int) -> list[str]:
 
 def _family(name: str, group: str, dimension: int) -> str:
     known = [f"{family}({dimension})" for family in KINDS if family != "S"] + ["S(n)"]
-    match = re.fullmatch(r"(E|SE|O|SO|T)\((\d+)\)", name)
     if name == "S(n)":
         return "S"
-    if match is None:
+    found = parsed_group(name)
+    if found is None:
         near = get_close_matches(name, known, n=2, cutoff=0.3) or known
         raise UsageError(
             f"group: found {group!r}, expected one of {', '.join(known)} or a product such as "
             f"'E({dimension})×S(n)'. Did you mean {' or '.join(map(repr, near))}?"
         )
-    if int(match[2]) != dimension:
+    if found.dimension != dimension:
         raise ShapeError(
-            f"group: {group} acts in {match[2]} dimensions, but the clouds have {dimension}. "
-            f"Pass group='{match[1]}({dimension})'."
+            f"group: {group} acts in {found.dimension} dimensions, but the clouds have "
+            f"{dimension}. Pass group='{found.family}({dimension})'."
         )
-    return match[1]
+    return found.family

@@ -210,6 +210,17 @@ def test_chunks_are_as_few_as_fit_and_hold_a_longer_cloud_alone() -> None:
     assert chunks(lengths[:0], 5) == [slice(0, 0)]
 
 
+@pytest.mark.parametrize("output", ["vector", "point", "tensor(2)", "1x0e+1x2e"])
+def test_a_model_is_saved_whole_and_comes_back(output: str, tmp_path) -> None:
+    columns = {"tensor(2)": 9, "1x0e+1x2e": 6}.get(output, 3)
+    model = FrameAverage(GenericBackbone(3, columns), output=output)
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    batch = SHAPES["water"]
+    rows = [each(batch.x, batch.ptr, batch.h) for each in (model, again)]
+    assert torch.equal(*rows)
+
+
 def test_rows_of_clouds_are_told_from_rows_of_points_where_some_calls_cannot() -> None:
     """Single points come first, a call each: as many points as clouds, whichever rows they are."""
     x = torch.cat([SHAPES["water"].x[:2], SHAPES["ammonia"].x])
