@@ -110,7 +110,7 @@ class WeightedFrame(AbstractFrame):
         Where one beginning finds all points in its span, none of the cloud goes on: those that
         could, by points near the origin, would have the weight of the others too.
         """
-        tolerance = torch.finfo(found.x.dtype).eps ** 0.5
+        tolerance = torch.finfo(found.x.dtype).eps ** 0.75
         square = found.rest.square().sum(-1)
         with torch.no_grad():
             least = (tolerance * radius)[found.cloud][found.extensions.ids]

@@ -15,7 +15,7 @@ from eqflow.geometry.frames import (
 )
 from eqflow.geometry.representations import representation
 from eqflow.nn.averaging.frame_average import FrameAverage
-from eqflow.testing import clouds
+from eqflow.testing import assert_continuous, clouds
 
 SHAPES = {name: batch for name, batch in clouds() if name not in ("c60", "large", "far")}
 SYMMETRIC = ("ammonia", "benzene", "square", "methane", "sf6", "icosahedron")
@@ -173,3 +173,17 @@ def test_a_single_draw_is_not_equivariant_and_says_so() -> None:
     batch = SHAPES["methane"]
     found = [model(batch.x, batch.ptr, batch.h) for _ in range(8)]
     assert len({values.sum().item() for values in found}) > 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.8])
+@pytest.mark.parametrize("name", ["co2", "water", "methane", "benzene"])
+def test_the_public_assertion_finds_no_jump_of_weighted_averages(
+    name: str, threshold: float
+) -> None:
+    model = averaged("vector", WeightedFrame(threshold=threshold))
+    assert_continuous(model, SHAPES[name], output="vector", draws=3)
+
+
+def test_the_public_assertion_finds_the_jump_of_orbit_averages() -> None:
+    with pytest.raises(AssertionError, match="jump"):
+        assert_continuous(averaged("vector", "orbit"), SHAPES["water"], output="vector", draws=3)
