@@ -22,8 +22,10 @@ from eqflow.geometry.frames import (
     StochasticFrame,
     WeightedFrame,
 )
+from eqflow.geometry.frames.pca import relative_gaps, second_moments
+from eqflow.geometry.frames.positions import in_all_poses
 from eqflow.nn.averaging.features import types_of
-from eqflow.nn.averaging.frame_average import FrameAverage, in_all_poses
+from eqflow.nn.averaging.frame_average import FrameAverage
 from eqflow.nn.backbones import TransformerBackbone
 from eqflow.testing import clouds
 
@@ -115,7 +117,7 @@ def poses_of(batch: Clouds, frame: AbstractFrame, proper: bool) -> tuple[Poses, 
     # Anew, as in a first call: segments keep what is derived of them.
     segments = Segments(batch.ptr)
     x = centred(batch.x, segments)
-    types = types_of(batch.h) if batch.numbers is not None and frame.tells_types else None
+    types = types_of(batch.h, segments) if batch.numbers is not None and frame.tells_types else None
     return frame(x, segments, types, proper), x, segments
 
 
@@ -132,8 +134,8 @@ def difference(batch: Clouds, graphs: list[Any]) -> float:
     Over the clouds whose moments are a thousandth apart: axes of float32 are determined there.
     """
     x = centred(batch.x, batch.segments)
-    moments = torch.linalg.eigvalsh(batch.segments.sum(x.unsqueeze(-1) * x.unsqueeze(-2)))
-    clear = (moments.diff(dim=-1).amin(-1) > 1e-3 * moments[:, -1]) & (batch.sizes > 3)
+    moments = torch.linalg.eigvalsh(second_moments(x, batch.segments))
+    clear = (relative_gaps(moments) > 1e-3) & (batch.sizes > 3)
     poses, placed = with_positions(batch, PCA, False)
     rows = Segments.of_lengths(batch.sizes[poses.owners.ids])
     transform = transform_of("all")

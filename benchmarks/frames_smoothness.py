@@ -13,6 +13,7 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.geometry import Clouds, Segments, centred
 from eqflow.geometry.frames import AbstractFrame, OrbitFrame, PCAFrame, WeightedFrame
+from eqflow.geometry.frames.pca import second_moments
 from eqflow.nn.averaging.frame_average import FrameAverage
 from eqflow.testing import clouds, continuity
 
@@ -41,7 +42,7 @@ def benzenes(gap: Tensor) -> Clouds:
 def with_gaps(batch: Clouds, gap: Tensor) -> Clouds:
     """A cloud along its principal axes, scaled along the second: moments λ and `λ (1 − gap)`."""
     x = centred(batch.x, batch.ptr)
-    moments, axes = torch.linalg.eigh(x.mT @ x)
+    moments, axes = (found[0] for found in torch.linalg.eigh(second_moments(x, batch.segments)))
     along = x @ axes.flip(-1)
     largest, second = moments.flip(-1)[:2]
     factors = torch.ones(len(gap), 3, dtype=x.dtype)

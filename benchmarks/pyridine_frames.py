@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
 from torch import Tensor
 
-from eqflow.geometry import Clouds, centred
+from eqflow.geometry import Clouds, Segments, centred
 from eqflow.geometry.frames import AbstractFrame, OrbitFrame, PCAFrame, Poses, WeightedFrame
+from eqflow.geometry.frames.pca import second_moments
 from eqflow.nn.averaging.features import types_of
 from eqflow.testing import clouds
 from eqflow.view.atoms import colour_of, radius_of
@@ -54,14 +55,15 @@ def main(path: str = "docs/pyridine_frames.png") -> None:
 
 def moments(x: Tensor) -> Tensor:
     """Principal moments `Σ x xᵀ` about the mean, the largest first, shape (3,)."""
-    x = x - x.mean(0)
-    return torch.linalg.eigvalsh(x.mT @ x).flip(0).clamp(min=0)
+    cloud = Segments.of_lengths(torch.tensor([len(x)]))
+    found = torch.linalg.eigvalsh(second_moments(centred(x, cloud), cloud))[0]
+    return found.flip(0).clamp(min=0)
 
 
 def poses_of(molecule: Clouds, name: str, proper: bool) -> Poses:
     """The poses of a molecule at its centre."""
     x = centred(molecule.x, molecule.ptr)
-    return FRAMES[name](x, molecule.segments, types_of(molecule.h), proper)
+    return FRAMES[name](x, molecule.segments, types_of(molecule.h, molecule.segments), proper)
 
 
 def draw(molecule: Clouds, path: Path) -> Path:

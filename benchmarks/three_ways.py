@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def unseen(system: str, folder: Path) -> Clouds:
     """Structures that no training saw: fresh samples of the target, or those held out."""
     _, config = load_with_config(folder)
     if config["data"]["path"] is not None:
-        return load_dataset(DataConfig(**config["data"]), config["seed"]).test
+        return load_dataset(DataConfig(**config["data"]), config["seed"]).parts["test"]
     return Clouds.from_dense(target_by_name(system).sample(SCORED[system], seed=FRESH_SEED))
 
 
@@ -144,7 +145,7 @@ def per_degree_of_freedom(log_prob: torch.Tensor, clouds: Clouds) -> float:
 
 def error(flow: Flow, batch: Clouds, dtype: str) -> float:
     """Relative error of the equivariance of the velocity, the worst over motions and clouds."""
-    field = flow.continuous.field.to(DTYPES[dtype])
+    field = deepcopy(flow.continuous.field).to(DTYPES[dtype])
     encoded = flow.encode(batch)
     context = None if encoded.context is None else encoded.context.to(DTYPES[dtype])
     still = Clouds(encoded.x.to(DTYPES[dtype]), encoded.clouds.ptr)
@@ -153,9 +154,7 @@ def error(flow: Flow, batch: Clouds, dtype: str) -> float:
         with torch.no_grad():
             return field(x.new_tensor(0.5), x, Edges.complete(ptr), context)
 
-    found = equivariance_error(velocity, still, f"E({still.dimension})", "vector")
-    flow.continuous.field.to(torch.float32)
-    return found
+    return equivariance_error(velocity, still, f"E({still.dimension})", "vector")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,15 @@ def uniform(shape: tuple[int, ...], like: Tensor, source: torch.Generator) -> Te
     return torch.rand(shape, generator=source, dtype=like.dtype, device=like.device)
 
 
+def uniform_within_seeded(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Uniform draws in [0, 1) from PyTorch's global generator of the device of `like`.
+
+    For layers that draw anew in each call, as dropout does: what they draw is a function of the
+    seed of the `seeded` that the call is within, and of what was drawn there before.
+    """
+    return torch.rand(shape, dtype=like.dtype, device=like.device)
+
+
 def rademacher(shape: tuple[int, ...], like: Tensor, source: torch.Generator) -> Tensor:
     """Draws of −1 and +1, each with probability one half."""
     bits = torch.randint(0, 2, shape, generator=source, device=like.device)

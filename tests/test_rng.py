@@ -50,6 +50,24 @@ def test_the_global_generator_is_neither_used_nor_moved():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_draws_within_seeded_follow_its_purpose_and_leave_no_trace():
+    before = torch.random.get_rng_state()
+    found = []
+    for purpose in ("one", "one", "other"):
+        with rng.seeded(0, purpose):
+            found += [rng.uniform_within_seeded((10_000,), LIKE) for _ in range(2)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
+    assert not torch.equal(found[0], found[1])  # anew in each call
+    assert not torch.equal(found[0], found[4])
+    for sample in found:
+        assert sample.dtype == LIKE.dtype
+        assert 0 <= float(sample.min()) <= float(sample.max()) < 1
+        assert abs(float(sample.mean()) - 0.5) < 5 * (1 / 12 / 10_000) ** 0.5
+    assert rng.uniform_within_seeded((2, 3), LIKE.float()).dtype == torch.float32
+
+
 def test_purposes_are_uncorrelated():
     one = rng.normal((10_000,), LIKE, rng.generator(0, "a"))
     other = rng.normal((10_000,), LIKE, rng.generator(0, "b"))

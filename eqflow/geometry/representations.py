@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import e3nn.o3
 
 
+# Most columns of a Cartesian tensor: a matrix of their square is made for every pose.
+LARGEST = 1000
+
+
 @dataclass(frozen=True)
 class Representation:
     """One way for an output to move.
@@ -84,6 +88,11 @@ def representation(output: str | e3nn.o3.Irreps, dimension: int) -> Representati
     tensor = re.fullmatch(r"tensor\((\d+)\)", output) if isinstance(output, str) else None
     if tensor is not None:
         order = int(tensor[1])
+        if dimension**order > LARGEST:
+            raise UsageError(
+                f"output: {output} has {dimension}^{order} columns, expected at most {LARGEST}. "
+                "Use the irreps that you need of it."
+            )
         return Representation(str(output), dimension**order, partial(_tensor_power, order=order))
     from e3nn import o3
 

@@ -25,8 +25,8 @@ def require_edges(where: str, edges: Any) -> None:
         )
 
 
-def require_counts(where: str, **counts: Any) -> None:
-    """Refuse what is no whole number from 1.
+def require_counts(where: str, least: int = 1, **counts: Any) -> None:
+    """Refuse what is no whole number from `least`.
 
     Raises:
         UsageError: That names all of them.
@@ -34,11 +34,11 @@ def require_counts(where: str, **counts: Any) -> None:
     wrong = [
         f"{name}={count!r}"
         for name, count in counts.items()
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < least
     ]
     if wrong:
         raise UsageError(
-            f"{where}: found {', '.join(wrong)}, expected whole numbers, each at least 1."
+            f"{where}: found {', '.join(wrong)}, expected whole numbers, each at least {least}."
         )
 
 

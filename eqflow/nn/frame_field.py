@@ -77,11 +77,11 @@ class FrameField(AbstractField):
         chosen = PRINCIPAL if frame == "pca" else frame_of(frame)
         if chosen.jump_codimension == 1:
             raise UsageError(
-                f"FrameField: averages over {type(chosen).__name__} jump where a path of the flow "
-                "would cross, so it has no density. Use frame='weighted' or 'pca'."
+                f"FrameField: averages over {chosen} jump where a path of the flow would cross, so "
+                "it has no density. Use frame='weighted' or 'pca'."
             )
         group = f"{'E' if reflections else 'SE'}({network.dimension})"
-        self.average = FrameAverage(network, group, chosen, "vector", backbone_permutes=True)
+        self.average = FrameAverage(network, group, chosen, "vector")
         self.drawn = None if training_draws is None else StochasticFrame(chosen, training_draws)
 
     @property

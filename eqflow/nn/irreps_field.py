@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from eqflow.edges import DISTANCE_EPSILON, Edges, gather, segment_sum, smooth_cutoff
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import centred
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.conditioning import Conditioning
 from eqflow.nn.field import AbstractField
 from eqflow.nn.irreps import IrrepsConvolution, block, solid_harmonics
@@ -82,16 +83,11 @@ class IrrepsField(AbstractField):
         cutoff: float | None = None,
     ) -> None:
         super().__init__()
-        for name, number, least in (
-            ("width", width, 1),
-            ("layers", layers, 1),
-            ("radial", radial, 2),
-        ):
-            if number < least:
-                raise UsageError(f"IrrepsField: found {name}={number}, expected at least {least}.")
-        if not 1 <= lmax <= LARGEST_ORDER:
+        require_counts("IrrepsField", width=width, layers=layers)
+        require_counts("IrrepsField", 2, radial=radial)
+        if not isinstance(lmax, int) or not 1 <= lmax <= LARGEST_ORDER:
             raise UsageError(
-                f"IrrepsField: found lmax={lmax}, expected 1 (vectors) to {LARGEST_ORDER}."
+                f"IrrepsField: found lmax={lmax!r}, expected 1 (vectors) to {LARGEST_ORDER}."
             )
         if cutoff is not None and not 0 < cutoff < math.inf:
             raise UsageError(f"cutoff: found {cutoff}, expected a positive number or None.")

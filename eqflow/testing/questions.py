@@ -17,16 +17,8 @@ from eqflow.testing.independence import errors_beside
 from eqflow.testing.mirror import Chirality, chirality_of
 from eqflow.testing.motions import KINDS, Motion, factors, random_motions
 from eqflow.testing.outputs import CloudFunction, Output, evaluate, scale
-from eqflow.testing.report import Row
+from eqflow.testing.report import WORDS, Row
 from eqflow.testing.scaling import Scaling, scaling_of
-
-# What is measured for a word that is no group, in words of the table.
-WORDS = {
-    "batch": "alone and beside another",
-    "mirror": "reflection",
-    "scale": "enlarged",
-    "continuity": "perturbed",
-}
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Question:
             size = scale(self.fn, still, self.kind)
         except Exception as error:  # whatever it is, it belongs to this cloud alone
             for group in groups:
-                kinds = [WORDS[group]] if group in WORDS else _kinds(group, batch.dimension)
+                kinds = [WORDS[group].kind] if group in WORDS else _kinds(group, batch.dimension)
                 yield from (self._raised(name, batch, group, each, error) for each in kinds)
             return
         for group in groups:
@@ -66,7 +58,7 @@ class Question:
             try:
                 yield self._measured(name, still, size, group)
             except Exception as error:
-                yield self._raised(name, batch, group, WORDS[group], error)
+                yield self._raised(name, batch, group, WORDS[group].kind, error)
 
     def _moved(self, name: str, still: Output, size: Tensor, group: str) -> Iterator[Row]:
         """A row for each kind of motion of a group; what raises ends its kind and no more."""
@@ -83,21 +75,23 @@ class Question:
     def _measured(self, name: str, still: Output, size: Tensor, word: str) -> Row:
         """The row of a word that is no group."""
         fn, kind, bound, batch = self.fn, self.kind, self.tolerance, still.batch
+        what = WORDS[word]
         if word == "batch":
             errors = torch.tensor(errors_beside(fn, still, kind, size), dtype=torch.float64)
-            return self._row(name, batch, word, WORDS[word], errors)
+            return self._row(name, batch, word, what.kind, errors)
         found: Chirality | Scaling | Continuity
         if word == "mirror":
             found = chirality_of(fn, still, kind, size, bound, self.seed, self.motions)
-            error, allowed = found.mirrored, None
+            error = found.mirrored
         elif word == "scale":
             found = scaling_of(fn, still, kind, size, bound)
-            error, allowed = found.error, None
+            error = found.error
         else:
             found = continuity_of(fn, still, kind, size, bound, seed=self.seed)
-            error, allowed = found.jump, bound
+            error = found.jump
+        allowed = None if what.is_information else bound
         where, points = _where(name, batch, found.cloud)
-        return Row(where, word, WORDS[word], error, allowed, self.dtype, points, str(found))
+        return Row(where, word, what.kind, error, allowed, self.dtype, points, str(found))
 
     def _row(self, name: str, batch: Clouds, group: str, kind: str, errors: Tensor) -> Row:
         if not len(batch):
@@ -112,7 +106,8 @@ class Question:
         """What could not be measured; of information, as information."""
         first = (str(error).strip().splitlines() or [""])[0]
         note = f"raised: {type(error).__name__}: {first}".rstrip(": ")
-        bound = None if group in ("mirror", "scale") else self.tolerance
+        is_information = group in WORDS and WORDS[group].is_information
+        bound = None if is_information else self.tolerance
         points = int(batch.sizes.max()) if len(batch) else 0
         return Row(name, group, kind, float("inf"), bound, self.dtype, points, note)
 

@@ -7,9 +7,29 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eqflow import storage
+
+
+class Word(NamedTuple):
+    """What can be asked for beside groups.
+
+    Attributes:
+        kind: What is measured, in words of the table.
+        is_information: Whether it is reported and never fails.
+    """
+
+    kind: str
+    is_information: bool = False
+
+
+WORDS = {
+    "batch": Word("alone and beside another"),
+    "mirror": Word("reflection", is_information=True),
+    "scale": Word("enlarged", is_information=True),
+    "continuity": Word("perturbed"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +38,7 @@ class Row:
 
     Attributes:
         cloud: Name of the batch, with the place of the worst cloud where it holds several.
-        group: The group that was asked for, or batch, mirror, scale or continuity.
+        group: The group that was asked for, or one of `WORDS`.
         kind: Kind of motion of the group; what was measured, of the others.
         error: Relative error; infinite where an output was not finite or the function raised.
         tolerance: Largest error allowed, or None for information, which never fails.
@@ -77,7 +97,7 @@ class Line:
     @property
     def name(self) -> str:
         """`rotation of E(3)`, `batch: alone and beside another`."""
-        if self.worst.group in ("batch", "mirror", "scale", "continuity"):
+        if self.worst.group in WORDS:
             return f"{self.worst.group}: {self.worst.kind}"
         return f"{self.worst.kind} of {self.worst.group}"
 

@@ -7,8 +7,9 @@ another; `"continuity"`; and `"mirror"` and `"scale"`, which are reported and ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +18,8 @@ from eqflow.geometry import Clouds
 from eqflow.geometry.representations import representation
 from eqflow.testing.motions import factors
 from eqflow.testing.outputs import CloudFunction
-from eqflow.testing.questions import WORDS, Question, device_of, in_dtype
-from eqflow.testing.report import Row, SymmetryReport
+from eqflow.testing.questions import Question, device_of, in_dtype
+from eqflow.testing.report import WORDS, Row, SymmetryReport
 from eqflow.testing.shapes import clouds as named_clouds
 from eqflow.testing.tolerances import tolerance_of
 
@@ -69,7 +70,8 @@ def symmetry_report(
         name: What the report calls the function.
 
     Raises:
-        UsageError: If there is no such group, word, output or cloud.
+        UsageError: If there is no such group, word, output or cloud, no dtype, or another argument
+            is wrong.
         ShapeError: If a group acts in another dimension than that of the clouds.
         CheckpointError: If a run is none.
 
@@ -99,8 +101,9 @@ def symmetry_report(
         batches = lambda dtype: [(each, batch.to(dtype)) for each, batch in given]  # noqa: E731
     if batches is not None:
         dimension = next(iter(batches(torch.float64)))[1].dimension
-    if motions < 1:
-        raise UsageError(f"motions: found {motions}, expected at least 1.")
+    if not isinstance(motions, int) or isinstance(motions, bool) or motions < 1:
+        raise UsageError(f"motions: found {motions!r}, expected a whole number, at least 1.")
+    dtypes = _types(dtypes)
     chosen = _chosen(groups, dimension)
     kind = representation(output, dimension)
     bounds = [_bound(tolerance, dtype) for dtype in dtypes]
@@ -119,7 +122,12 @@ def symmetry_report(
 def _chosen(groups: str | Sequence[str] | None, dimension: int) -> tuple[str, ...]:
     if groups is None:
         return (f"E({dimension})", "S(n)", "batch", "mirror", "scale")
-    chosen = (groups,) if isinstance(groups, str) else tuple(groups)
+    chosen = (groups,) if isinstance(groups, str) else _several(groups)
+    if chosen is None or not all(isinstance(group, str) for group in chosen):
+        raise UsageError(
+            f"groups: found {groups!r}, expected a string or a sequence of them, such as "
+            "['E(3)', 'batch']."
+        )
     if not chosen:
         raise UsageError("groups: found none, expected at least one, such as 'E(3)×S(n)'.")
     for group in chosen:
@@ -132,6 +140,21 @@ def _chosen(groups: str | Sequence[str] | None, dimension: int) -> tuple[str, ..
                 words = ", ".join(map(repr, WORDS))
                 raise UsageError(f"{error} Beside groups there are {words}.") from error
     return tuple(dict.fromkeys(chosen))
+
+
+def _types(dtypes: Any) -> tuple[torch.dtype, ...]:
+    found = _several(dtypes)
+    if not found or not all(isinstance(dtype, torch.dtype) for dtype in found):
+        raise UsageError(
+            f"dtypes: found {dtypes!r}, expected a sequence of at least one torch.dtype, such as "
+            "[torch.float64]."
+        )
+    return found
+
+
+def _several(values: Any) -> tuple[Any, ...] | None:
+    """The members of an iterable; None of anything else."""
+    return tuple(values) if isinstance(values, Iterable) else None
 
 
 def _given(clouds: NamedClouds) -> list[tuple[str, Clouds]]:
@@ -157,8 +180,15 @@ def _given(clouds: NamedClouds) -> list[tuple[str, Clouds]]:
 
 def _bound(tolerance: float | Mapping[torch.dtype, float] | None, dtype: torch.dtype) -> float:
     if isinstance(tolerance, Mapping):
-        return tolerance[dtype] if dtype in tolerance else tolerance_of(dtype)
-    return tolerance_of(dtype) if tolerance is None else tolerance
+        bound = tolerance[dtype] if dtype in tolerance else tolerance_of(dtype)
+    else:
+        bound = tolerance_of(dtype) if tolerance is None else tolerance
+    if not isinstance(bound, Real) or isinstance(bound, bool) or not bound >= 0:
+        raise UsageError(
+            f"tolerance: found {bound!r} for {dtype}, expected a number of at least 0, or one for "
+            "each dtype."
+        )
+    return float(bound)
 
 
 def _name(fn: CloudFunction | str | Path) -> str:

@@ -42,17 +42,12 @@ from eqflow.flows import (
 )
 from eqflow.flows.solver import ADAPTIVE, DIFFUSION, FIXED
 from eqflow.geometry import Clouds
-from eqflow.geometry.frames import WeightedFrame
 from eqflow.nn import (
     AbstractField,
     CategoricalEGNNField,
-    EGNNField,
-    FrameField,
-    IrrepsField,
     JointEGNNField,
     MaskedEGNNField,
 )
-from eqflow.nn.backbones import TransformerBackbone
 from eqflow.train.config import (
     CategoricalModelConfig,
     Config,
@@ -69,6 +64,7 @@ from eqflow.train.config import (
     ModelConfig,
     SolverConfig,
 )
+from eqflow.train.fields import field_of_positions, network_options
 
 # Positions given elements, whole molecules, or whole molecules whose elements are revealed.
 TrainedFlow = Flow | MolecularFlow | MaskedMolecularFlow
@@ -188,7 +184,7 @@ def build_flow(
     properties, width = _properties(statistics)
     with rng.seeded(seed, "weights"):
         context = len(compositions.elements) + width
-        field = _field(model, context, statistics["dimension"])
+        field = field_of_positions(model, context, statistics["dimension"])
     return Flow(
         ContinuousFlow(field),
         statistics["dimension"],
@@ -249,7 +245,7 @@ def build_masked_flow(
     elements = statistics["elements"]
     properties, width = _properties(statistics)
     with rng.seeded(seed, "weights"):
-        field = MaskedEGNNField(len(elements), width, **_network(model))
+        field = MaskedEGNNField(len(elements), width, **network_options(model))
     return MaskedMolecularFlow(
         ContinuousFlow(field),
         Sizes.from_plain(statistics["sizes"]),
@@ -334,59 +330,6 @@ def _training_trace(objective: MaximumLikelihoodConfig) -> AbstractDivergence:
     return Exact() if objective.trace == "exact" else Hutchinson(objective.probes)
 
 
-def _field(model: FieldConfig, context: int, dimension: int) -> AbstractField:
-    """A field of positions alone."""
-    if isinstance(model, ModelConfig):
-        return EGNNField(context, **_network(model))
-    if isinstance(model, FrameModelConfig):
-        return _frame_field(model, context, dimension)
-    if dimension not in (2, 3):
-        raise UsageError(
-            f"model: e3nn moves points in space or in the plane, found data of {dimension} "
-            "dimensions. Use model=egnn, which moves points in any."
-        )
-    names = ("width", "layers", "lmax", "radial", "time_frequencies", "cutoff")
-    return IrrepsField(context, **{name: getattr(model, name) for name in names})
-
-
-def _frame_field(model: FrameModelConfig, context: int, dimension: int) -> FrameField:
-    if model.frame not in ("weighted", "pca"):
-        raise UsageError(f"model.frame: found {model.frame!r}, expected weighted or pca.")
-    if not 0 <= model.threshold < 1:
-        raise UsageError(
-            f"model.threshold: found {model.threshold}, expected at least 0 and below 1."
-        )
-    if model.width % model.heads:
-        raise UsageError(
-            f"model.heads: found {model.heads} with model.width={model.width}, expected a divisor."
-        )
-
-    def backbone(features: int) -> TransformerBackbone:
-        return TransformerBackbone(
-            dimension, features, dimension, model.width, model.layers, model.heads
-        )
-
-    return FrameField(
-        backbone,
-        context,
-        frame=WeightedFrame(threshold=model.threshold) if model.frame == "weighted" else "pca",
-        reflections=model.reflections,
-        training_draws=model.training_draws,
-        time_frequencies=model.time_frequencies,
-    )
-
-
-def _network(config: ModelConfig) -> dict[str, Any]:
-    """Options of a field that are the same whatever evolves."""
-    if config.coordinate_update not in ("stabilized", "mean"):
-        raise UsageError(
-            f"model.coordinate_update: found {config.coordinate_update!r}, "
-            "expected stabilized or mean."
-        )
-    names = ("width", "layers", "attention", "coordinate_update", "coordinate_range")
-    return {name: getattr(config, name) for name in (*names, "time_frequencies", "cutoff")}
-
-
 def _properties(statistics: Mapping[str, Any]) -> tuple[Properties | None, int]:
     """What a model is conditioned on, and how many features of context that takes."""
     if "properties" not in statistics:
@@ -405,10 +348,10 @@ def _joint_parts(
         if integers:
             raise UsageError("model: categorical_egnn has no integer features; use joint_egnn.")
         a, spread = model.feature_scale, model.feature_spread
-        field = CategoricalEGNNField(kinds, a, a * spread, context, **_network(model))
+        field = CategoricalEGNNField(kinds, a, a * spread, context, **network_options(model))
         return GaussianDequantiser(kinds, 0, spread), field
     dequantiser = _dequantiser(model, kinds, integers)
-    return dequantiser, JointEGNNField(dequantiser.width, context, **_network(model))
+    return dequantiser, JointEGNNField(dequantiser.width, context, **network_options(model))
 
 
 def _dequantiser(config: JointModelConfig, kinds: int, integers: int) -> AbstractDequantiser:

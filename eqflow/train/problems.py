@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from eqflow import rng
 from eqflow.chem.elements import atomic_number
 from eqflow.errors import UnknownElement, UsageError
+from eqflow.nn.irreps_field import LARGEST_ORDER
 from eqflow.targets import target_by_name
 from eqflow.targets.names import TARGETS
 from eqflow.train.build import (
@@ -17,7 +18,7 @@ from eqflow.train.build import (
     build_solver,
     chosen_device,
 )
-from eqflow.train.config import Config, DataConfig, MaximumLikelihoodConfig
+from eqflow.train.config import Config, DataConfig, FrameModelConfig, MaximumLikelihoodConfig
 from eqflow.train.datasets import SOURCES, TOGETHER
 
 NEEDS_PATH = ("file", "images", "voxels")
@@ -27,6 +28,19 @@ DIMENSION = {"images": 2, "voxels": 3, "qm9": 3, "g2": 3, "shapes": 3}
 def problems_of(config: Config) -> list[str]:
     """A line for each value out of range and each contradiction; none if all is well."""
     return list(dict.fromkeys([*_ranges(config), *_choices(config), *_data(config.data)]))
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """Why a key has no effect, by its name; a line for who typed it."""
+    model = config.model
+    if isinstance(model, FrameModelConfig) and model.frame == "pca":
+        return {
+            "model.threshold": (
+                "found with model.frame=pca, which has no threshold, as weighted frames have. Set "
+                "model.frame=weighted, or leave it out."
+            )
+        }
+    return {}
 
 
 def _ranges(config: Config) -> Iterator[str]:
@@ -48,13 +62,15 @@ def _ranges(config: Config) -> Iterator[str]:
         ("model.layers", model.layers, 1),
         ("model.width", model.width, 1),
         ("model.time_frequencies", model.time_frequencies, 0),
-        ("model.lmax", getattr(model, "lmax", None), 1),
         ("model.radial", getattr(model, "radial", None), 2),
         ("model.heads", getattr(model, "heads", None), 1),
         ("model.training_draws", getattr(model, "training_draws", None), 1),
     ):
         if value is not None and value < least:
             yield f"{name}: found {value}, expected at least {least}."
+    order = getattr(model, "lmax", None)
+    if order is not None and not 1 <= order <= LARGEST_ORDER:
+        yield f"model.lmax: found {order}, expected 1 (vectors) to {LARGEST_ORDER}."
     for name, positive, largest in (
         ("train.learning_rate", train.learning_rate, 10.0),  # Adam's steps are as large as it
         ("train.clip", train.clip, math.inf),

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from eqflow.errors import UsageError
+from eqflow.train import node_unused, problems
 from eqflow.train.abstract_run import AbstractRun, Report
 from eqflow.train.config import Config
 from eqflow.train.node_config import NodeConfig
 from eqflow.train.node_run import NodeRun
-from eqflow.train.node_unused import unused_of_preset, without_effect
 from eqflow.train.run import Run
 
 TrainingConfig = Config | NodeConfig
@@ -45,9 +45,11 @@ def problems_of(config: TrainingConfig) -> list[str]:
 
 def ineffective(config: TrainingConfig) -> dict[str, str]:
     """Keys that have no effect beside the others, and why."""
-    return without_effect(config) if isinstance(config, NodeConfig) else {}
+    if isinstance(config, NodeConfig):
+        return node_unused.without_effect(config)
+    return problems.without_effect(config)
 
 
 def unused_from_preset(config: TrainingConfig) -> set[str]:
     """What of a preset has no effect any more once another model is chosen."""
-    return unused_of_preset(config) if isinstance(config, NodeConfig) else set()
+    return node_unused.unused_of_preset(config) if isinstance(config, NodeConfig) else set()

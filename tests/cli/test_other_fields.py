@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 
 import eqflow
 from eqflow.chem.g2 import load_g2
-from eqflow.cli.compose import composed
+from eqflow.cli.compose import composed, configs_folder
 from eqflow.cli.main import main
+from eqflow.errors import UsageError
 from eqflow.nn import FrameField, IrrepsField
 from eqflow.train.config import FrameModelConfig, IrrepsModelConfig
+from eqflow.train.tasks import ineffective, problems_of
 
 MODELS = {
     "e3nn": (IrrepsField, ["model=e3nn", "model.radial=4"]),
@@ -164,11 +167,15 @@ def test_words_become_the_configuration_of_the_model() -> None:
     [
         (["model=frame_transformer", "model.frame=orbit"], "model.frame: found 'orbit', expected"),
         (["model=frame_transformer", "model.threshold=1"], "model.threshold: found 1.0"),
+        (
+            ["model=frame_transformer", "model.frame=pca", "model.threshold=0.5"],
+            "model.threshold: found with model.frame=pca, which has no threshold",
+        ),
         (["model=frame_transformer", "model.heads=3"], "model.heads: found 3 with model.width=64"),
         (["model=frame_transformer", "model.training_draws=0"], "model.training_draws: found 0"),
         (["model=frame_transformer", "model.cutoff=3"], "model.cutoff: only with"),
-        (["model.lmax=0"], "model.lmax: found 0, expected at least 1"),
-        (["model.lmax=7"], r"lmax=7, expected 1 (vectors) to 6"),
+        (["model.lmax=0"], "model.lmax: found 0, expected 1 (vectors) to 6"),
+        (["model.lmax=7"], "model.lmax: found 7, expected 1 (vectors) to 6"),
         (["model.radial=1"], "model.radial: found 1, expected at least 2"),
         (["model.layers=0"], "model.layers: found 0"),
         (["model.cutoff=-1"], "model.cutoff: found -1"),
@@ -184,6 +191,36 @@ def test_what_does_not_fit_is_said_before_anything_is_made(
     assert main(["train", "data.path=x.npy", f"run.dir={run}", *model, *words]) == 2
     assert says in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_an_order_out_of_range_is_named_together_with_other_problems() -> None:
+    words = ["data.path=x.npy", "model=e3nn", "model.lmax=7", "model.width=0", "train.steps=0"]
+    assert [line.partition(":")[0] for line in problems_of(composed("train", words))] == [
+        "train.steps",
+        "model.width",
+        "model.lmax",
+    ]
+
+
+def test_a_threshold_that_nobody_typed_is_no_problem_of_principal_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["data.path=x.npy", "model=frame_transformer", "model.frame=pca"]
+    config = composed("train", words)  # with the default
+    assert config.model == FrameModelConfig(frame="pca")
+    assert problems_of(config) == []
+    assert list(ineffective(config)) == ["model.threshold"]
+    assert ineffective(composed("train", words[:2])) == {}
+    folder = shutil.copytree(configs_folder(), tmp_path / "configs")
+    (folder / "experiment" / "framed.yaml").write_text(
+        "# @package _global_\n# framed\ndefaults:\n  - override /model: frame_transformer\n"
+        "name: framed\nmodel:\n  threshold: 0.5\n"
+    )
+    monkeypatch.setattr("eqflow.cli.compose.configs_folder", lambda: folder)
+    preset = ["experiment=framed", "data.path=x.npy", "model.frame=pca"]
+    assert composed("train", preset).model == FrameModelConfig(frame="pca", threshold=0.5)
+    with pytest.raises(UsageError, match=r"threshold: found with model\.frame=pca"):
+        composed("train", [*preset, "model.threshold=0.5"])
 
 
 def test_irreps_are_of_no_use_to_another_model(

@@ -13,7 +13,7 @@ from eqflow.edges import Edges
 from eqflow.flows import Exact, ExactForward, ExactReverse, Flow, MaximumLikelihood, Solver
 from eqflow.flows.field_at import FieldAt
 from eqflow.flows.objectives import Batch
-from eqflow.geometry import Clouds
+from eqflow.geometry import Clouds, Segments, centred
 from eqflow.nn import FrameField
 from eqflow.nn.backbones import AbstractBackbone, TransformerBackbone
 from eqflow.testing import assert_independent, assert_invariant
@@ -23,14 +23,16 @@ FINE = Solver("rk4", steps=24)
 FRAMES = ["weighted", "pca"]
 
 
-def frame_field(dimension: int, frame: str = "weighted", gain: float = 3.0) -> FrameField:
+def frame_field(
+    dimension: int, frame: str = "weighted", gain: float = 3.0, **options
+) -> FrameField:
     """An untrained transformer that moves points by about their distances, in float64."""
 
     def backbone(features: int) -> AbstractBackbone:
         return TransformerBackbone(dimension, features, dimension, width=8, layers=1, heads=2)
 
     with rng.seeded(3, "test"):
-        field = FrameField(backbone, frame=frame, time_frequencies=1).double().eval()
+        field = FrameField(backbone, frame=frame, time_frequencies=1, **options).double().eval()
     with torch.no_grad():
         for weight in field.average.backbone.readout.parameters():
             weight.mul_(gain)
@@ -43,22 +45,43 @@ def frame_flow(
     return flow_of(frame_field(dimension, frame), dimension, 1.3, (points,), solver)
 
 
+def differences(velocity: FieldAt, x: Tensor, clouds: Segments, step: float = 1e-5) -> Tensor:
+    """The divergence of each cloud without any derivative."""
+    total = x.new_zeros(clouds.count)
+    for point in range(clouds.rows):
+        for axis in range(x.shape[1]):
+            shift = torch.zeros_like(x)
+            shift[point, axis] = step
+            slope = (velocity(x + shift) - velocity(x - shift))[point, axis] / (2 * step)
+            total[clouds.ids[point]] += slope.detach()
+    return total
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_the_divergence_is_that_of_finite_differences(frame: str) -> None:
     field, (x, clouds) = frame_field(3, frame), ragged(3, (4, 3))
     velocity = FieldAt(field, torch.tensor(0.4, dtype=torch.float64), Edges.complete(clouds))
-    expected = x.new_zeros(clouds.count)
-    step = 1e-5
-    for point in range(clouds.rows):
-        for axis in range(3):
-            shift = torch.zeros_like(x)
-            shift[point, axis] = step
-            slope = (velocity(x + shift) - velocity(x - shift))[point, axis] / (2 * step)
-            expected[clouds.ids[point]] += slope.detach()
+    expected = differences(velocity, x, clouds)
     assert float(expected.abs().min()) > 0.01
     for divergence in (Exact(), ExactReverse(), ExactForward()):
         found = divergence(velocity, x, clouds, x.new_zeros(0)).estimates[:, 0]
         assert torch.allclose(found.detach(), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("reflections", [True, False])
+def test_the_divergence_on_a_line_is_that_of_bending_it(reflections: bool) -> None:
+    """CO2 and four points on a line: no velocity across it, and yet a derivative."""
+    field = frame_field(3, reflections=reflections)
+    along = torch.tensor([0.0, 1.16, -1.16, -1.5, -0.3, 0.9, 2.1], dtype=torch.float64)
+    direction = torch.tensor([0.48, 0.6, -0.64], dtype=torch.float64)
+    clouds = Segments(torch.tensor([0, 3, 7]))
+    x = centred(along.unsqueeze(1) * direction, clouds)
+    velocity = FieldAt(field, torch.tensor(0.4, dtype=torch.float64), Edges.complete(clouds))
+    value = velocity(x).detach()
+    across = value - (value @ direction).unsqueeze(1) * direction
+    assert float(across.abs().max()) < 1e-14
+    found = Exact()(velocity, x, clouds, x.new_zeros(0)).estimates[:, 0].detach()
+    assert torch.allclose(found, differences(velocity, x, clouds), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("frame", FRAMES)

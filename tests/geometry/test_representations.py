@@ -156,3 +156,9 @@ def test_outputs_that_do_not_exist_are_refused(output: object, message: str) -> 
 def test_irreps_are_those_of_space() -> None:
     with pytest.raises(UsageError, match=r"those of O\(3\), but the clouds have dimension 2"):
         representation("1x1o", 2)
+
+
+def test_a_tensor_of_too_many_columns_is_refused() -> None:
+    assert representation("tensor(6)", 3).columns == 729
+    with pytest.raises(UsageError, match=r"tensor\(9\) has 3\^9 columns, expected at most 1000"):
+        representation("tensor(9)", 3)

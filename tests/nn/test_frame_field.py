@@ -133,11 +133,14 @@ def test_a_cloud_that_a_solver_lost_has_no_velocity_and_the_others_have_theirs()
 
 
 def test_frames_that_jump_on_the_way_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"OrbitFrame jump.*'weighted' or 'pca'"):
+    with pytest.raises(UsageError, match=r"OrbitFrame\(.*\) jump.*'weighted' or 'pca'"):
         small(frame="orbit")
     with pytest.raises(UsageError, match="OrbitFrame"):
         small(frame=OrbitFrame())
-    assert small(frame=PCAFrame(on_degenerate="orbit")).average.frame.jump_codimension == 2
+    for policy in ("error", "orbit"):
+        with pytest.raises(UsageError, match="PCAFrame"):
+            small(frame=PCAFrame(gap=0.1, on_degenerate=policy))
+    assert small(frame="pca").average.frame.jump_codimension == 2
 
 
 def test_a_backbone_whose_output_is_no_velocity_is_refused() -> None:

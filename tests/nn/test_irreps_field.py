@@ -402,9 +402,12 @@ def test_a_new_field_moves_points_by_almost_nothing() -> None:
     [
         ({"width": 0}, "width=0"),
         ({"layers": 0}, "layers=0"),
-        ({"radial": 1}, "radial=1, expected at least 2"),
+        ({"radial": 1}, "radial=1, expected whole numbers, each at least 2"),
         ({"lmax": 0}, r"lmax=0, expected 1 \(vectors\) to 6"),
         ({"lmax": 7}, "lmax=7"),
+        ({"lmax": "2"}, "lmax='2', expected 1"),
+        ({"lmax": 1.5}, "lmax=1.5, expected 1"),
+        ({"width": "a", "layers": 1.5}, "width='a', layers=1.5, expected whole numbers"),
         ({"cutoff": 0.0}, "cutoff: found 0.0"),
         ({"cutoff": math.inf}, "cutoff: found inf"),
         ({"time_frequencies": -1}, "expected 0 or more"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class AbstractFrame(ABC):
     in_expectation: bool = False
     tells_types: bool = True
     shares_pose: bool = False
+
+    def __repr__(self) -> str:
+        names = signature(type(self)).parameters
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({settings})"
 
     @abstractmethod
     def __call__(

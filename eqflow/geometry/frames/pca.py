@@ -21,6 +21,9 @@ from eqflow.geometry.frames.orbit import OrbitFrame
 from eqflow.geometry.frames.poses import Poses
 from eqflow.geometry.segments import Segments
 
+# A gap so small that what is within it is as good as a set of codimension 2.
+NEGLIGIBLE = 1e-6
+
 Policy = Literal["error", "warn", "orbit"]
 
 
@@ -34,13 +37,12 @@ class PCAFrame(AbstractFrame):
         gap: Smallest step between neighbouring moments, as a part of the largest, that counts as a
             difference.
         on_degenerate: What to do with a cloud that has a smaller one: `"error"`; `"warn"` and use
-            what the eigensolver returns, which is not equivariant; or take `"orbit"` frames of it.
+            what the eigensolver returns, which is not equivariant and has no derivatives; or take
+            `"orbit"` frames of it.
 
     Raises:
         UsageError: If an argument is out of range.
     """
-
-    jump_codimension = 2
 
     def __init__(self, gap: float = 1e-4, on_degenerate: Policy = "error") -> None:
         if not 0 < gap < 1:
@@ -52,6 +54,9 @@ class PCAFrame(AbstractFrame):
             )
         self.gap = gap
         self.on_degenerate = on_degenerate
+        # Where another rule takes over, on the surface of a tube, the average jumps.
+        is_tube = on_degenerate != "warn" and gap > NEGLIGIBLE
+        self.jump_codimension = 1 if is_tube else 2
 
     def __call__(
         self, x: Tensor, clouds: Segments, types: Tensor | None = None, proper: bool = False
@@ -63,7 +68,7 @@ class PCAFrame(AbstractFrame):
         """
         d = x.shape[1]
         moments = second_moments(x, clouds)
-        values, axes = torch.linalg.eigh(moments)
+        values, axes = eigenvectors(moments)
         with torch.no_grad():
             values = values.detach()
             largest = values[:, -1:]
@@ -80,7 +85,7 @@ class PCAFrame(AbstractFrame):
         picked, rows = clouds.select(others)
         kinds = None if types is None else types[rows]
         # Once more of these alone: that of equal moments has no derivative, not even times zero.
-        axes = torch.linalg.eigh(moments[own])[1]
+        axes = eigenvectors(moments[own])[1]
         parts = [
             (own, _principal(axes, proper)),
             (others, OrbitFrame()(x[rows], picked, kinds, proper)),
@@ -110,6 +115,15 @@ def second_moments(x: Tensor, clouds: Segments) -> Tensor:
         dense = clouds.to_dense(x)
         return dense.mT @ dense
     return clouds.sum(x.unsqueeze(-1) * x.unsqueeze(-2))
+
+
+def eigenvectors(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Rising eigenvalues (B, d) and eigenvectors (B, d, d); of half precision by way of single."""
+    if moments.dtype not in (torch.float16, torch.bfloat16):
+        values, axes = torch.linalg.eigh(moments)
+        return values, axes
+    values, axes = torch.linalg.eigh(moments.float())
+    return values.to(moments.dtype), axes.to(moments.dtype)
 
 
 def relative_gaps(values: Tensor) -> Tensor:

@@ -24,12 +24,17 @@ class Poses:
         rank: Number of leading axes that the cloud determines, shape (B,): `d`, or at most `d − 2`
             where the cloud spans no more. The others are one choice of many, about which what is
             averaged has to be symmetric.
+        opened: Whether positions along the next axis count as well, shape (B,), or None where they
+            nowhere do. They are zero and their derivatives are not: poses come with either sign of
+            that axis and with each free axis in its place, so what a vector has along it stands
+            for all of them.
     """
 
     rotation: Tensor
     weight: Tensor
     owners: Segments
     rank: Tensor
+    opened: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -43,16 +48,10 @@ class Poses:
 
     @cached_property
     def is_free(self) -> Tensor:
-        """Axes that no point of the cloud determines, shape (K, d)."""
+        """Axes along which positions do not count, shape (K, d)."""
         axis = torch.arange(self.dimension, device=self.rank.device)
-        return axis >= self.owners.expand(self.rank).unsqueeze(-1)
-
-    def select(self, chosen: Tensor) -> Poses:
-        """The poses named by `chosen` (M,), which rises, each with the weight it has."""
-        counts = torch.bincount(self.owners.ids[chosen], minlength=self.owners.count)
-        return Poses(
-            self.rotation[chosen], self.weight[chosen], Segments.of_lengths(counts), self.rank
-        )
+        counted = self.rank if self.opened is None else self.rank + self.opened.long()
+        return axis >= self.owners.expand(counted).unsqueeze(-1)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Tensor, Poses]], clouds: int) -> Poses:

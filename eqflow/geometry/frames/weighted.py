@@ -31,6 +31,12 @@ from eqflow.geometry.segments import Segments
 # Power of the mean that stands for the largest distance: smooth, and never above the largest.
 LEHMER = 8
 
+# Quarter turns about the first axis.
+QUARTER_TURNS = [
+    [[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]]
+    for cosine, sine in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
+]
+
 
 class WeightedFrame(AbstractFrame):
     r"""A frame whose averages are exact and continuous on every cloud.
@@ -38,7 +44,8 @@ class WeightedFrame(AbstractFrame):
     A cloud of `n` points in three dimensions has up to `4 n (n − 1)` poses under O(3) and half as
     many under SO(3); in two dimensions `2 n` and `n`. A threshold leaves out those of points that
     are not far enough, still continuously: weights are :math:`(ρ / \bar ρ − θ)_+^p`, where
-    :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance.
+    :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance. The k largest would not do: which
+    of equally far points are among them is no matter of the cloud, and jumps.
 
     Averages of scalars and vectors are continuous wherever points do not all coincide; averages of
     tensors also have to stay away from clouds that span at most `d − 2` dimensions, such as
@@ -147,19 +154,24 @@ def _lehmer_mean(distance: Tensor, rows: Segments) -> Tensor:
 
 
 def _with_signs(found: Beginnings, rank: Tensor, proper: bool) -> Poses:
-    """Poses with both signs of every axis but the first, as far as the group has them."""
-    count = len(found.cloud)
-    signs = _signs(found.x, proper)
-    d = found.x.shape[1]
-    signed = ((rank > 1) | (rank == d))[found.cloud]  # else no axis but the first is determined
-    copies = torch.where(signed, len(signs), 1)
+    """Poses with both signs of every axis but the first, as far as the group has them.
+
+    Those of a line in space are quarter turns about it: a cloud that leaves it bends in a plane, so
+    its second axis is either free one, with either sign, and nothing counts along the third.
+    """
+    d, count = found.x.shape[1], len(found.cloud)
+    signs = torch.diag_embed(_signs(found.x, proper))
+    line = found.x.new_tensor(QUARTER_TURNS) if d == 3 else signs[:1]
+    is_line = (rank == 1) & (d == 3)
+    signed = (rank > 1) | (rank == d)  # else no axis but the first is determined
+    copies = torch.where(signed, len(signs), torch.where(is_line, len(line), 1))[found.cloud]
     owner = torch.arange(count, device=rank.device).repeat_interleave(copies)
-    which = Segments.of_lengths(copies).place
+    which = Segments.of_lengths(copies).place + len(signs) * is_line[found.cloud][owner]
     plain = pose(found.axes, found.x.new_ones(count))
-    rotation = plain[owner] * signs[which].unsqueeze(1)
+    rotation = plain[owner] @ torch.cat([signs, line])[which]
     weight = (found.weight / copies)[owner]
     owners = Segments.of_lengths(torch.bincount(found.cloud[owner], minlength=len(rank)))
-    return Poses(rotation, weight / owners.expand(owners.sum(weight)), owners, rank)
+    return Poses(rotation, weight / owners.expand(owners.sum(weight)), owners, rank, is_line)
 
 
 def _signs(x: Tensor, proper: bool) -> Tensor:

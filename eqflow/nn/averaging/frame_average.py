@@ -24,13 +24,17 @@ from eqflow.geometry.frames import (
     StochasticFrame,
     WeightedFrame,
 )
+from eqflow.geometry.frames.positions import in_all_poses, in_pose
 from eqflow.geometry.representations import Representation, representation
 from eqflow.nn.averaging.features import Backbone, types_of
 from eqflow.nn.averaging.free_axes import projectors
 from eqflow.nn.averaging.inputs import checked_input
 from eqflow.nn.averaging.outputs import checked_output, owner_of_rows
-from eqflow.nn.averaging.same_look import matching_points
+from eqflow.nn.averaging.same_look import agree, matching_points
 from eqflow.nn.averaging.sums import Sums
+
+# Outputs that turn as positions do.
+VECTORS = ("vector", "point", "1x1o")
 
 FRAMES: dict[str, Callable[[], AbstractFrame]] = {
     "pca": PCAFrame,
@@ -40,9 +44,8 @@ FRAMES: dict[str, Callable[[], AbstractFrame]] = {
 }
 
 
-# Positions that are this many units of rounding from their mean, in units of their distance from
-# the origin, coincide.
-ROUNDING = 16
+# Positions that are within this many units of rounding of each other coincide.
+ROUNDING = 2
 
 
 class FrameAverage(nn.Module):
@@ -100,13 +103,17 @@ class FrameAverage(nn.Module):
             raise UsageError(f"rows: found {rows}, expected at least 1.")
         self.rows = rows
 
+    def extra_repr(self) -> str:
+        """What distinguishes it from the average of another frame."""
+        return f"group={self.group}, frame={self.frame!r}, output={self.kind.name!r}"
+
     def forward(
         self,
         x: Tensor,
         ptr: Tensor | Segments,
         h: Tensor | None = None,
         *,
-        frame: AbstractFrame | None = None,
+        frame: str | AbstractFrame | None = None,
     ) -> Tensor:
         """The average.
 
@@ -129,7 +136,7 @@ class FrameAverage(nn.Module):
         clouds = checked_input(x, ptr, h, self.group.dimension, invariant, "FrameAverage")
         centre = centre_of_mass(x, clouds) if self.group.translates else None
         relative = x if centre is None else _about(x, clouds, centre)
-        frame = self.frame if frame is None else frame
+        frame = self.frame if frame is None else frame_of(frame)
         poses = self.poses(relative, clouds, h, frame)
         alike = self._look_alike(relative, clouds, h, poses, frame)
         if alike is None:
@@ -151,8 +158,11 @@ class FrameAverage(nn.Module):
         if not self.group.rotates:
             return _as_they_are(x, clouds)
         frame = self.frame if frame is None else frame
-        types = types_of(h) if frame.tells_types else None
-        return frame(x, clouds, types, self.group.is_proper)
+        types = types_of(h, clouds) if frame.tells_types else None
+        with torch.no_grad():
+            # Poses do not depend on the size of a cloud, whose square may be no number.
+            size = clouds.max(x.detach().abs().amax(-1)).clamp(min=torch.finfo(x.dtype).tiny)
+        return frame(x / clouds.expand(size).unsqueeze(-1), clouds, types, self.group.is_proper)
 
     def _each(
         self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses
@@ -198,10 +208,14 @@ class FrameAverage(nn.Module):
         ):
             return None
         owners = poses.owners.ids
-        rows, _ = clouds.select(owners)
+        rows, points = clouds.select(owners)
         posed = in_all_poses(x, clouds, poses)
         _, placed = rows.select(poses.owners.ptr[:-1])
-        return matching_points(posed, posed[placed], rows, clouds, owners, types_of(h))
+        types = types_of(h, clouds)
+        match = matching_points(posed, posed[placed], rows, clouds, owners, types)
+        if match is None or h is None or agree(h[points], h[match]):
+            return match
+        return None
 
     def _once(
         self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses, alike: Tensor
@@ -227,7 +241,8 @@ class FrameAverage(nn.Module):
 
     def _call(self, x: Tensor, clouds: Segments, h: Tensor | None) -> Tensor:
         returned = self.backbone(x, clouds.ptr, h)
-        return checked_output(returned, clouds.rows, clouds.count, self.kind, "FrameAverage")
+        where = f"FrameAverage, of clouds in {clouds.count} poses"
+        return checked_output(returned, clouds.rows, clouds.count, self.kind, where)
 
     def _matrices(self, poses: Poses) -> Tensor | None:
         """How outputs turn from their poses, what depends on free axes left out; None for not."""
@@ -237,7 +252,12 @@ class FrameAverage(nn.Module):
         matrices = self.kind.matrices(poses.rotation)
         if bool((poses.rank < d).any()):
             table = projectors(self.kind.name, d, self.group.is_proper).to(matrices)
-            matrices = matrices @ table[poses.owners.expand(poses.rank)]
+            kept = table[poses.rank]
+            if poses.opened is not None and self.kind.name in VECTORS:
+                opened = torch.nn.functional.one_hot(poses.rank.clamp(max=d - 1), d)
+                opened = opened * (poses.opened * (d - poses.rank)).unsqueeze(1)
+                kept = kept + torch.diag_embed(opened).to(kept)
+            matrices = matrices @ kept[poses.owners.ids]
         return matrices
 
 
@@ -257,51 +277,10 @@ def frame_of(frame: str | AbstractFrame) -> AbstractFrame:
     return FRAMES[frame]()
 
 
-def in_all_poses(x: Tensor, clouds: Segments, poses: Poses) -> Tensor:
-    """Positions of each cloud in all of its poses, pose after pose, shape (M, d).
-
-    Where clouds have equally many poses, all of a cloud's are one product.
-
-    Args:
-        x: Positions, shape (N, d).
-        clouds: The points of each cloud.
-        poses: Poses of the clouds.
-    """
-    each, d = poses.owners.uniform, x.shape[1]
-    if not each or bool((poses.rank < d).any()):
-        rows, points = clouds.select(poses.owners.ids)
-        return in_pose(x[points], rows, poses.rotation, poses.is_free)
-    axes = poses.rotation.reshape(-1, each, d, d).transpose(1, 2).flatten(2)
-    placed = (clouds.to_dense(x) @ axes).unflatten(2, (each, d)).transpose(1, 2)
-    if clouds.uniform:
-        return placed.reshape(-1, d)
-    rows = Segments.of_lengths(clouds.lengths.repeat_interleave(each))
-    return placed.reshape(-1, d).index_select(0, rows.ids * clouds.longest + rows.place)
-
-
-def in_pose(x: Tensor, rows: Segments, rotation: Tensor, is_free: Tensor) -> Tensor:
-    """Positions along the axes of their pose, 0 along free ones.
-
-    Args:
-        x: Positions of the points of every pose, shape (M, d).
-        rows: The points of each of K poses.
-        rotation: Shape (K, d, d).
-        is_free: Axes that nothing determines, shape (K, d).
-
-    Returns:
-        Shape (M, d).
-    """
-    if rows.uniform:
-        placed = (x.reshape(rows.count, rows.uniform, -1) @ rotation).flatten(0, 1)
-    else:
-        placed = torch.einsum("nd,nde->ne", x, rotation[rows.ids])
-    if bool(is_free.any()):
-        placed = placed.masked_fill(is_free[rows.ids], 0.0)
-    return placed
-
-
 def chunks(lengths: Tensor, most: int) -> list[slice]:
     """Ranges of segments of the given lengths that have at most `most` rows, or are one segment."""
+    if int(lengths.sum()) <= most:
+        return [slice(0, len(lengths))]
     ranges, start, rows = [], 0, 0
     for end, length in enumerate(lengths.tolist()):
         if rows + length > most and end > start:
@@ -321,10 +300,13 @@ def _turned(values: Tensor, matrices: Tensor | None, owner: Tensor) -> Tensor:
 def _about(x: Tensor, clouds: Segments, centre: Tensor) -> Tensor:
     """Positions relative to the centres, 0 where rounding is all that they consist of."""
     relative = x - clouds.expand(centre)
+    if not clouds.rows:
+        return relative
     with torch.no_grad():
-        size = clouds.max(x.detach().norm(dim=-1))
-        radius = clouds.max(relative.detach().norm(dim=-1))
-        is_point = radius <= ROUNDING * torch.finfo(x.dtype).eps * size
+        first = x.detach()[clouds.ptr[:-1].clamp(max=max(len(x) - 1, 0))]
+        spread = clouds.max((x.detach() - clouds.expand(first)).abs().amax(-1))
+        size = clouds.max(x.detach().abs().amax(-1))
+        is_point = spread <= ROUNDING * torch.finfo(x.dtype).eps * size
     return relative.masked_fill(clouds.expand(is_point).unsqueeze(-1), 0.0)
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments, centre_of_mass
 from eqflow.geometry.representations import Representation, representation
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.averaging.features import Backbone
 from eqflow.nn.averaging.groups import FiniteGroup, matrix_group
-from eqflow.nn.averaging.inputs import checked_input
+from eqflow.nn.averaging.inputs import checked_input, require_callable
 from eqflow.nn.averaging.moved import Batch, Elements, moved_outputs
 from eqflow.nn.averaging.named_groups import finite_group
 from eqflow.nn.averaging.outputs import owner_of_rows
@@ -47,7 +48,8 @@ class GroupAverage(nn.Module):
         rows: Most points in one call of the backbone; the batch itself is not taken apart.
 
     Raises:
-        UsageError: If there is no such group, output or features, or another argument is wrong.
+        UsageError: If there is no such group, output or features, the backbone cannot be called, or
+            another argument is wrong.
         ShapeError: If the group acts in another dimension.
 
     Example:
@@ -72,6 +74,10 @@ class GroupAverage(nn.Module):
         rows: int = 65536,
     ) -> None:
         super().__init__()
+        require_callable(backbone, "GroupAverage")
+        require_counts("GroupAverage", rows=rows)
+        if dimension is not None:
+            require_counts("GroupAverage", dimension=dimension)
         self.backbone = backbone
         self.group = _group(group, dimension)
         self.dimension = self.group.dimension or dimension or 3
@@ -80,7 +86,7 @@ class GroupAverage(nn.Module):
         if about not in ("centre", "origin"):
             raise UsageError(f"about: found {about!r}, expected 'centre' or 'origin'.")
         self.about = about
-        self.rows = checked_rows(rows)
+        self.rows = rows
 
     def forward(self, x: Tensor, ptr: Tensor | Segments, h: Tensor | None = None) -> Tensor:
         """The mean over the group.
@@ -138,17 +144,6 @@ def placed(
     if centre is None or not output.translates:
         return values
     return values + centre.to(values).index_select(0, owner_of_rows(values.shape[0], clouds))
-
-
-def checked_rows(rows: int) -> int:
-    """`rows` itself.
-
-    Raises:
-        UsageError: If it is no whole number above 0.
-    """
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise UsageError(f"rows: found {rows!r}, expected a whole number above 0.")
-    return rows
 
 
 def _group(group: str | FiniteGroup | Tensor, dimension: int | None) -> FiniteGroup:

@@ -26,9 +26,10 @@ from eqflow.errors import UsageError
 from eqflow.geometry import Segments, random_orthogonal
 from eqflow.geometry.euclidean import EuclideanGroup, euclidean_group
 from eqflow.geometry.representations import representation
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.averaging.features import Backbone
-from eqflow.nn.averaging.group_average import checked_rows, placed, relative
-from eqflow.nn.averaging.inputs import checked_input
+from eqflow.nn.averaging.group_average import placed, relative
+from eqflow.nn.averaging.inputs import checked_input, require_callable
 from eqflow.nn.averaging.moved import Elements, moved_outputs
 
 
@@ -63,7 +64,8 @@ class HaarAverage(nn.Module):
         rows: Most points in one call of the backbone; the batch itself is not taken apart.
 
     Raises:
-        UsageError: If there is no such group, output or features, or a number is wrong.
+        UsageError: If there is no such group, output or features, the backbone cannot be called, or
+            a number is wrong.
 
     Example:
         >>> import torch
@@ -87,6 +89,8 @@ class HaarAverage(nn.Module):
         rows: int = 65536,
     ) -> None:
         super().__init__()
+        require_callable(backbone, "HaarAverage")
+        require_counts("HaarAverage", samples=samples, rows=rows)
         self.backbone = backbone
         self.group: EuclideanGroup = euclidean_group(group)
         if not self.group.rotates:
@@ -96,11 +100,9 @@ class HaarAverage(nn.Module):
             )
         self.output = representation(output, self.group.dimension)
         self.features = representation(features, self.group.dimension)
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-            raise UsageError(f"samples: found {samples!r}, expected a whole number above 0.")
         self.samples = samples
         self.seed = seed
-        self.rows = checked_rows(rows)
+        self.rows = rows
 
     def forward(
         self,

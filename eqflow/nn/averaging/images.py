@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from eqflow.errors import DataError, ShapeError, UsageError
-from eqflow.nn.averaging.group_average import checked_rows
+from eqflow.nn.arguments import require_counts
+from eqflow.nn.averaging.inputs import require_callable
 from eqflow.nn.averaging.named_groups import turn
 
 # For each kind: whether it is an image, and whether its components turn.
@@ -54,7 +55,8 @@ class ImageGroupAverage(nn.Module):
         rows: Most images in one call of the backbone; the batch itself is not taken apart.
 
     Raises:
-        UsageError: If there is no such group or output, or `rows` is not positive.
+        UsageError: If there is no such group or output, the backbone cannot be called, or `rows`
+            is no whole number above 0.
 
     Example:
         >>> import torch
@@ -75,6 +77,8 @@ class ImageGroupAverage(nn.Module):
         rows: int = 4096,
     ) -> None:
         super().__init__()
+        require_callable(backbone, "ImageGroupAverage", "backbone(image)")
+        require_counts("ImageGroupAverage", rows=rows)
         self.backbone = backbone
         self.group = group
         self.elements = _elements(group)
@@ -88,7 +92,7 @@ class ImageGroupAverage(nn.Module):
                 )
         self.output = output
         self.channels = channels
-        self.rows = checked_rows(rows)
+        self.rows = rows
 
     def forward(self, image: Tensor) -> Tensor:
         """The mean over the group.
@@ -148,6 +152,11 @@ class ImageGroupAverage(nn.Module):
         return _turned(values, _matrix(element)) if turns_components else values
 
     def _check(self, image: Tensor) -> None:
+        if not isinstance(image, Tensor):
+            raise ShapeError(
+                f"ImageGroupAverage: found an image of type {type(image).__name__}, expected a "
+                "tensor (B, C, H, W). Convert it with torch.as_tensor."
+            )
         pairs = self.channels == "vector_image"
         if image.dim() != 4 or not image.is_floating_point() or (pairs and image.shape[1] % 2):
             channels = "an even C" if pairs else "C"

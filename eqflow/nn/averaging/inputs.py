@@ -1,12 +1,31 @@
-"""What an average is called with, checked: finite positions in its dimension, and features."""
+"""What an average is made of and called with, checked: a backbone, positions and features."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from eqflow.errors import DataError, ShapeError
+from eqflow.errors import DataError, ShapeError, UsageError
 from eqflow.geometry import Segments
 from eqflow.geometry.representations import Representation
+
+
+def require_callable(backbone: Any, where: str, call: str = "backbone(x, ptr, h)") -> None:
+    """Refuse a backbone that cannot be called.
+
+    Args:
+        backbone: What was handed over as one.
+        where: Who asks, the start of the error message.
+        call: How it will be called.
+
+    Raises:
+        UsageError: That says what is expected.
+    """
+    if not callable(backbone):
+        raise UsageError(
+            f"{where}: found {backbone!r} as the backbone, expected a function or module {call}."
+        )
 
 
 def checked_input(
@@ -28,9 +47,11 @@ def checked_input(
         where: Who called, the start of an error message.
 
     Raises:
-        ShapeError: If a shape does not fit the others, or positions are no floating-point numbers.
+        ShapeError: If a shape does not fit the others, something is no tensor, or positions are no
+            floating-point numbers.
         DataError: If a position or a feature is NaN or infinite; the message names the cloud.
     """
+    _require_tensors(x, ptr, h, where)
     if x.dim() != 2 or x.shape[1] != dimension or not x.is_floating_point():
         raise ShapeError(
             f"{where}: found positions of shape {tuple(x.shape)} and {x.dtype}, expected "
@@ -59,6 +80,23 @@ def checked_input(
     if h is not None:
         _require_finite("feature row", h, clouds, where)
     return clouds
+
+
+def _require_tensors(x: Any, ptr: Any, h: Any, where: str) -> None:
+    wrong = [
+        f"{name} of type {type(value).__name__}"
+        for name, value, fits in (
+            ("x", x, isinstance(x, Tensor)),
+            ("ptr", ptr, isinstance(ptr, Tensor | Segments)),
+            ("h", h, h is None or isinstance(h, Tensor)),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise ShapeError(
+            f"{where}: found {', '.join(wrong)}, expected tensors (x, ptr, h may be None). Convert "
+            "with torch.as_tensor."
+        )
 
 
 def _require_finite(what: str, values: Tensor, clouds: Segments, where: str) -> None:

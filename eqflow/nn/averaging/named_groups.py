@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from eqflow.errors import ShapeError, UsageError
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.averaging.groups import FiniteGroup, generated
 
 LARGEST_PERMUTED = 6
@@ -69,8 +70,7 @@ def finite_group(name: str, dimension: int) -> FiniteGroup:
     >>> [finite_group(name, 3).order for name in ("C(3)v", "D(6)h", "Td", "Ih", "S(4)")]
     [6, 24, 24, 120, 24]
     """
-    if not isinstance(dimension, int) or dimension < 1:
-        raise UsageError(f"dimension: found {dimension!r}, expected a whole number above 0.")
+    require_counts("finite_group", dimension=dimension)
     match = re.fullmatch(r"([SAZ])\((\d+)\)", name) if isinstance(name, str) else None
     if match is not None:
         return FiniteGroup(name, None, _permutations(name, match[1], int(match[2])))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eqflow.geometry import Segments
-from eqflow.geometry.frames.ties import classes, packed, ranks
+from eqflow.geometry.frames.ties import classes, packed
 from eqflow.nn.averaging.features import Backbone, types_of
 
 
@@ -61,8 +61,8 @@ def _places(x: Tensor, clouds: Segments, h: Tensor | None) -> Tensor:
     tolerance = torch.finfo(torch.float64).eps ** 0.4
     size = clouds.max(x.abs().amax(-1)).clamp(min=torch.finfo(x.dtype).tiny)
     scaled = x / clouds.expand(size).unsqueeze(-1)
-    types = types_of(h)
-    kinds = clouds.ids.new_zeros(clouds.rows) if types is None else ranks(types, clouds)
+    types = types_of(h, clouds)
+    kinds = clouds.ids.new_zeros(clouds.rows) if types is None else types
     levels = [classes(column, clouds.ids, tolerance) for column in scaled.unbind(1)]
     return packed([clouds.ids, kinds, *levels])
 

@@ -48,3 +48,12 @@ def matching_points(
     radius = clouds.max(first.norm(dim=-1))[owner][rows.ids]
     off = (posed - first[match]).norm(dim=-1)
     return match if bool((off <= torch.finfo(first.dtype).eps ** ROUNDING * radius).all()) else None
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
+    """Whether features of points that take each other's places differ by rounding at most."""
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    if not a.numel():
+        return True
+    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** ROUNDING * a.abs().max())

@@ -13,8 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from eqflow.errors import ShapeError, UsageError
+from eqflow.errors import ShapeError
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_counts
 
 # 1 / √E[SiLU(z)²] for a standard normal z.
 SILU_GAIN = 1.68
@@ -35,8 +36,9 @@ class AbstractBackbone(nn.Module, ABC):
 
     def __init__(self, dimension: int, features: int, outputs: int, *, pooled: bool) -> None:
         super().__init__()
-        self.require(1, dimension=dimension, outputs=outputs)
-        self.require(0, features=features)
+        name = type(self).__name__
+        require_counts(name, dimension=dimension, outputs=outputs)
+        require_counts(name, 0, features=features)
         self.dimension = dimension
         self.features = features
         self.outputs = outputs
@@ -63,18 +65,6 @@ class AbstractBackbone(nn.Module, ABC):
     @abstractmethod
     def of_points(self, x: Tensor, values: Tensor, clouds: Segments) -> Tensor:
         """The network of positions (N, d) and all that is known of points, `[x, h]`, (N, d + F)."""
-
-    def require(self, least: int, **numbers: int) -> None:
-        """Refuse numbers below the least there may be.
-
-        Raises:
-            UsageError: That names the first.
-        """
-        for name, number in numbers.items():
-            if number < least:
-                raise UsageError(
-                    f"{type(self).__name__}: found {name}={number}, expected at least {least}."
-                )
 
     def _check(self, x: Tensor, clouds: Segments, h: Tensor | None) -> None:
         name, rows = type(self).__name__, clouds.rows

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eqflow.edges import Edges, gather, segment_softmax, segment_sum
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.backbones.abstract import AbstractBackbone, perceptron
 
 
@@ -60,9 +61,9 @@ class DGCNNBackbone(AbstractBackbone):
         pooled: bool = False,
     ) -> None:
         super().__init__(dimension, features, outputs, pooled=pooled)
-        self.require(1, width=width, layers=layers)
+        require_counts(type(self).__name__, width=width, layers=layers)
         if neighbours is not None:
-            self.require(1, neighbours=neighbours)
+            require_counts(type(self).__name__, neighbours=neighbours)
         self.neighbours = neighbours
         self.dynamic = dynamic
         widths = [dimension + features, *[width] * layers]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eqflow.errors import ShapeError
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.backbones.abstract import AbstractBackbone, perceptron
 
 
@@ -43,7 +44,7 @@ class FlatMLPBackbone(AbstractBackbone):
         pooled: bool = False,
     ) -> None:
         super().__init__(dimension, features, outputs, pooled=pooled)
-        self.require(1, points=points, width=width, layers=layers)
+        require_counts(type(self).__name__, points=points, width=width, layers=layers)
         self.points = points
         columns = outputs if pooled else points * outputs
         self.network = perceptron(points * (dimension + features), *[width] * layers, columns)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eqflow.errors import UsageError
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.backbones.abstract import AbstractBackbone, perceptron
 
 Pool = Literal["max", "mean"]
@@ -51,7 +52,7 @@ class PointNetBackbone(AbstractBackbone):
         pooled: bool = False,
     ) -> None:
         super().__init__(dimension, features, outputs, pooled=pooled)
-        self.require(1, width=width, layers=layers)
+        require_counts(type(self).__name__, width=width, layers=layers)
         if pool not in get_args(Pool):
             raise UsageError(f"PointNetBackbone: found pool={pool!r}, expected 'max' or 'mean'.")
         self.pool = pool

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eqflow.errors import UsageError
 from eqflow.geometry import Segments
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.backbones.abstract import AbstractBackbone, LayerNorm, perceptron
 
 # Width of the inner layer of a block's perceptron, in units of the width.
@@ -61,8 +62,8 @@ class TransformerBackbone(AbstractBackbone):
         pooled: bool = False,
     ) -> None:
         super().__init__(dimension, features, outputs, pooled=pooled)
-        self.require(1, width=width, layers=layers, heads=heads)
-        self.require(0, frequencies=frequencies)
+        require_counts(type(self).__name__, width=width, layers=layers, heads=heads)
+        require_counts(type(self).__name__, 0, frequencies=frequencies)
         if width % heads:
             raise UsageError(
                 f"TransformerBackbone: found width={width}, heads={heads}; expected a width that "

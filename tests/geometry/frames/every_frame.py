@@ -33,4 +33,4 @@ def shapes(dimension: int = 3) -> dict[str, Clouds]:
 
 
 def poses_of(frame: AbstractFrame, batch: Clouds, proper: bool = False) -> Poses:
-    return frame(batch.x, batch.segments, types_of(batch.h), proper)
+    return frame(batch.x, batch.segments, types_of(batch.h, batch.segments), proper)

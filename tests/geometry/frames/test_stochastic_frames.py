@@ -76,11 +76,14 @@ def test_clouds_that_are_nearly_on_a_line_have_all_of_their_draws() -> None:
     source = torch.Generator().manual_seed(0)
     x = torch.zeros(300, 3, 3, dtype=torch.float64)
     x[..., 0] = torch.randn(300, 3, generator=source, dtype=torch.float64)
-    x += 2e-8 * torch.randn(300, 3, 3, generator=source, dtype=torch.float64)
+    # Some within the tolerance of the frame, some beyond.
+    width = torch.finfo(torch.float64).eps ** 0.75
+    x += width * torch.randn(300, 3, 3, generator=source, dtype=torch.float64)
     poses = StochasticFrame(WeightedFrame(), 5, 0)(
         x.reshape(-1, 3), Segments(torch.arange(301) * 3)
     )
     assert poses.rotation.shape == (1500, 3, 3)
+    assert set(poses.rank.tolist()) == {1, 3}
 
 
 def test_principal_axes_are_drawn_where_they_are_unique() -> None:

@@ -103,7 +103,7 @@ def test_a_cloud_on_a_line_up_to_rounding_is_on_it_in_all_poses_or_in_none() -> 
     x += 2e-12 * torch.randn(300, 3, 3, generator=source, dtype=torch.float64)
     poses = WeightedFrame()(x.reshape(-1, 3), Segments(torch.arange(301) * 3))
     assert set(poses.rank.tolist()) == {1, 3}
-    assert poses.owners.lengths[poses.rank == 1].tolist() == [3] * int((poses.rank == 1).sum())
+    assert poses.owners.lengths[poses.rank == 1].tolist() == [12] * int((poses.rank == 1).sum())
     assert poses.owners.lengths[poses.rank == 3].min() >= 12
 
 

@@ -5,7 +5,7 @@ import torch
 from generic_backbone import GenericBackbone
 from torch import Tensor
 
-from eqflow.geometry import Clouds, centred
+from eqflow.geometry import Clouds, Segments, centred
 from eqflow.geometry.frames import (
     AbstractFrame,
     OrbitFrame,
@@ -94,15 +94,19 @@ def test_weighted_averages_are_continuous_in_four_dimensions(output: str, group:
 
 @pytest.mark.parametrize("output", ["scalar", "vector"])
 def test_weighted_averages_do_not_jump_where_a_line_is_left_by_as_little_as_is_told(output) -> None:
-    # Through the tolerance, 1.5e-8 of the radius, in steps, with a point near the centre whose
-    # axis turns far before those of the others do.
+    # Through the tolerance of the frame, 1.8e-12 of the radius, in steps, with a point near the
+    # centre whose axis turns far before those of the others do.
+    tolerance = torch.finfo(torch.float64).eps ** 0.75
     x = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0.05, 0, 0], [-0.05, 0, 0]], dtype=torch.float64)
     bend = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1.0, 0], [0, -1.0, 0.5]], dtype=torch.float64)
     model, ptr = averaged(output, "weighted", "O(3)"), torch.tensor([0, 4])
     h = torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64)
     still = model(x, ptr, h)
-    for size in torch.logspace(-10, -6, 81, dtype=torch.float64).tolist():
+    ranks = set()
+    for size in (tolerance * torch.logspace(-2, 3, 81, dtype=torch.float64)).tolist():
+        ranks |= set(model.poses(x + size * bend, Segments(ptr), h).rank.tolist())
         assert float((model(x + size * bend, ptr, h) - still).norm(dim=1).max()) < 50 * size + 1e-13
+    assert {1, 3} <= ranks
 
 
 def spread_by(gap: float) -> tuple[Tensor, Tensor]:

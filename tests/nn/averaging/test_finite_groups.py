@@ -249,7 +249,8 @@ BAD_NAMES = {
     "the plane": ("Td", 2, ShapeError, "Td acts in 3 dimensions, but the clouds have 2"),
     "planar mirrors": ("C(3)v", 2, ShapeError, "acts in 3 dimensions"),
     "four dimensions": ("D(4)", 4, ShapeError, "acts in 2 or 3 dimensions"),
-    "no dimension": ("Ci", 0, UsageError, "dimension: found 0"),
+    "no dimension": ("Ci", 0, UsageError, "found dimension=0"),
+    "half a dimension": ("Ci", 2.5, UsageError, "found dimension=2.5, expected whole numbers"),
 }
 
 

@@ -210,6 +210,53 @@ def test_chunks_are_as_few_as_fit_and_hold_a_longer_cloud_alone() -> None:
     assert chunks(lengths[:0], 5) == [slice(0, 0)]
 
 
+@pytest.mark.parametrize("frame", ["orbit", "weighted"])
+@pytest.mark.parametrize("name", FEW)
+def test_averages_of_computed_features_are_exact_too(name: str, frame: str) -> None:
+    """Features that a layer computed agree for equivalent points up to rounding alone."""
+    first = averaged("scalar", "orbit", backbone_permutes=True)
+    second = averaged("vector", frame, backbone_permutes=True)
+
+    def stacked(x: Tensor, ptr: Tensor, h: Tensor) -> Tensor:
+        return second(x, ptr, 10 * first(x, ptr, h)[:, :1])
+
+    assert_equivariant(stacked, SHAPES[name], "E(3)×S(n)", "vector", tolerance=1e-11)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e38])
+@pytest.mark.parametrize("frame", ["orbit", "weighted", "pca", "stochastic"])
+def test_poses_do_not_depend_on_the_size_of_a_cloud(frame: str, size: float) -> None:
+    batch = dict(clouds(dtype=torch.float32))["water"]
+    direction = FrameAverage(lambda x, ptr, h: x / x.abs().max(), frame=frame)
+    expected = centred(batch.x, batch.ptr) / batch.x.abs().max()
+    found = direction(batch.x * size, batch.ptr)
+    scale = found.norm() / expected.norm()
+    assert float(scale) > 0.1
+    if frame != "stochastic":
+        assert torch.allclose(found / found.norm(), expected / expected.norm(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("frame", ["orbit", "weighted", "pca", "stochastic"])
+def test_half_precision_works(frame: str, dtype: torch.dtype) -> None:
+    batch = SHAPES["water"]
+    model = FrameAverage(lambda x, ptr, h: x, frame=frame)
+    found = model(batch.x.to(dtype), batch.ptr)
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), centred(batch.x, batch.ptr), atol=0.05)
+
+
+def test_the_frame_of_a_call_may_be_named() -> None:
+    batch = SHAPES["water"]
+    model = averaged("vector", "orbit")
+    found = model(batch.x, batch.ptr, batch.h, frame="pca")
+    expected = averaged("vector", "pca")(batch.x, batch.ptr, batch.h)
+    assert torch.allclose(found, expected)
+    with pytest.raises(UsageError, match="frame: found 3"):
+        model(batch.x, batch.ptr, batch.h, frame=3)
+    assert "OrbitFrame(tolerance=None)" in repr(model)
+
+
 @pytest.mark.parametrize("output", ["vector", "point", "tensor(2)", "1x0e+1x2e"])
 def test_a_model_is_saved_whole_and_comes_back(output: str, tmp_path) -> None:
     columns = {"tensor(2)": 9, "1x0e+1x2e": 6}.get(output, 3)

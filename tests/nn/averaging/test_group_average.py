@@ -419,6 +419,9 @@ BAD_INPUTS = {
     "narrow features": (X, PTR, H[:, :2], ShapeError, r"\(8, 2\).*expected shape \(8, 3\)"),
     "no features": (X, PTR, None, ShapeError, "features of none"),
     "whole features": (X, PTR, H.long(), ShapeError, "torch.int64, expected shape"),
+    "an array": (X.numpy(), PTR, H, ShapeError, "x of type ndarray, expected tensors"),
+    "two arrays": (X.numpy(), PTR.numpy(), H, ShapeError, "x of type ndarray, ptr of type ndarray"),
+    "lists": (X, PTR.tolist(), H.tolist(), ShapeError, "ptr of type list, h of type list"),
     "NaN": (with_nan(X, 6), PTR, H, DataError, "nan.*of point 6, in cloud 1, is not finite"),
     "infinite": (X / 0, PTR, H, DataError, "of point 0, in cloud 0, is not finite"),
     "NaN features": (X, PTR, with_nan(H, 2), DataError, "feature row .*of point 2, in cloud 0"),
@@ -443,11 +446,19 @@ BAD_OPTIONS = {
     "features": ({"group": "O", "features": "1z"}, UsageError, "1z"),
     "irreps of the plane": ({"group": "C(4)", "dimension": 2, "output": "1o"}, UsageError, "O\\(3"),
     "about": ({"group": "O", "about": "center"}, UsageError, "expected 'centre' or 'origin'"),
-    "rows": ({"group": "O", "rows": 0}, UsageError, "rows: found 0"),
+    "rows": ({"group": "O", "rows": 0}, UsageError, "GroupAverage: found rows=0, expected whole"),
+    "rows in words": ({"group": "O", "rows": "a"}, UsageError, "found rows='a'"),
+    "half a row": ({"group": "O", "rows": 2.5}, UsageError, "found rows=2.5"),
+    "a dimension in words": (
+        {"group": finite_group("S(4)", 3), "dimension": "a"},
+        UsageError,
+        "found dimension='a'",
+    ),
+    "no backbone": ({"backbone": None, "group": "O"}, UsageError, "GroupAverage: found None as"),
 }
 
 
 @pytest.mark.parametrize(("options", "error", "text"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_wrong_options_are_refused(options, error, text) -> None:
     with pytest.raises(error, match=text):
-        GroupAverage(GenericBackbone(3, 3), **options)
+        GroupAverage(**{"backbone": GenericBackbone(3, 3), **options})

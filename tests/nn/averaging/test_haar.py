@@ -266,16 +266,18 @@ BAD_OPTIONS = {
     "translations": ({"group": "T(3)"}, "no rotations to draw"),
     "output": ({"output": "vektor"}, "'vector'"),
     "features": ({"group": "O(2)", "features": "1o"}, "O\\(3"),
-    "no draws": ({"samples": 0}, "samples: found 0"),
-    "half a draw": ({"samples": 1.5}, "samples: found 1.5"),
-    "rows": ({"rows": -1}, "rows: found -1"),
+    "no draws": ({"samples": 0}, "HaarAverage: found samples=0, expected whole numbers"),
+    "half a draw": ({"samples": 1.5}, "found samples=1.5"),
+    "rows": ({"rows": -1}, "found rows=-1"),
+    "both": ({"samples": "a", "rows": True}, "found samples='a', rows=True"),
+    "no backbone": ({"backbone": None}, "HaarAverage: found None as the backbone"),
 }
 
 
 @pytest.mark.parametrize(("options", "text"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_wrong_options_of_draws_are_refused(options, text) -> None:
     with pytest.raises(UsageError, match=text):
-        HaarAverage(GenericBackbone(3, 3), **options)
+        HaarAverage(**{"backbone": GenericBackbone(3, 3), **options})
 
 
 def test_one_draw_has_no_standard_error() -> None:
@@ -293,6 +295,8 @@ def test_inputs_and_outputs_that_do_not_fit_are_refused() -> None:
         model(x, ptr)
     with pytest.raises(ShapeError, match=r"\(6, 2\).*expected \(N, 3\)"):
         model(x[:, :2], ptr)
+    with pytest.raises(ShapeError, match="x of type ndarray, expected tensors"):
+        model(x.numpy(), ptr)
     with pytest.raises(DataError, match="of point 5, in cloud 1, is not finite"):
         model(torch.cat([x[:5], math.inf * x[5:]]), ptr)
     pooled = HaarAverage(

@@ -289,6 +289,7 @@ BAD_IMAGES = {
     "three axes": (drawn(2, 4, 4), ShapeError, r"\(2, 4, 4\).*expected \(B, an even C, H, W\)"),
     "an odd channel": (drawn(2, 3, 4, 4), ShapeError, "an even C"),
     "bytes": (torch.zeros(2, 2, 4, 4, dtype=torch.uint8), ShapeError, "torch.uint8"),
+    "an array": (drawn(2, 2, 4, 4).numpy(), ShapeError, "of type ndarray, expected a tensor"),
     "NaN": (drawn(2, 2, 4, 4) / 0 * 0, DataError, "image 0 has a pixel that is not finite"),
 }
 
@@ -311,11 +312,13 @@ BAD_OPTIONS = {
     "no group": ({"group": None}, "found None"),
     "output": ({"output": "picture"}, "expected one of 'scalar', 'vector', 'image'"),
     "channels": ({"channels": "scalar"}, "expected one of 'image', 'vector_image'"),
-    "rows": ({"rows": 0}, "rows: found 0"),
+    "rows": ({"rows": 0}, "ImageGroupAverage: found rows=0, expected whole numbers"),
+    "half a row": ({"rows": 2.5}, "found rows=2.5"),
+    "no backbone": ({"backbone": None}, r"found None as the backbone, .* backbone\(image\)"),
 }
 
 
 @pytest.mark.parametrize(("options", "text"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_wrong_options_for_images_are_refused(options, text) -> None:
     with pytest.raises(UsageError, match=text):
-        ImageGroupAverage(lambda f: f, **options)
+        ImageGroupAverage(**{"backbone": lambda f: f, **options})

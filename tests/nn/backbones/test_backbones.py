@@ -320,6 +320,7 @@ def test_inputs_that_do_not_fit_are_errors(make: Callable) -> None:
         (TransformerBackbone, {"width": 10, "heads": 4}, "multiple of heads"),
         (PointNetBackbone, {"pool": "sum"}, "found pool='sum'"),
         (PointNetBackbone, {"width": 0}, "width=0"),
+        (PointNetBackbone, {"width": 2.5, "layers": "a"}, "width=2.5, layers='a'"),
         (DGCNNBackbone, {"neighbours": 0}, "neighbours=0"),
         (FlatMLPBackbone, {"points": 0}, "points=0"),
     ],
