@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from eqflow import rng
@@ -53,6 +52,6 @@ class StochasticFrame(AbstractFrame):
 
     def _uniform(self, x: Tensor) -> Uniform:
         if self.seed is None:
-            return lambda shape: torch.nn.init.uniform_(x.detach().new_empty(shape))
+            return lambda shape: rng.uniform_within_seeded(shape, x.detach())
         source = rng.generator(self.seed, "frame", "poses", device=x.device)
         return lambda shape: rng.uniform(shape, x, source)

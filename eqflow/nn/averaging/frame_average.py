@@ -26,9 +26,10 @@ from eqflow.geometry.frames import (
 )
 from eqflow.geometry.frames.positions import in_all_poses, in_pose
 from eqflow.geometry.representations import Representation, representation
+from eqflow.nn.arguments import require_counts
 from eqflow.nn.averaging.features import Backbone, types_of
 from eqflow.nn.averaging.free_axes import projectors
-from eqflow.nn.averaging.inputs import checked_input
+from eqflow.nn.averaging.inputs import checked_input, require_callable
 from eqflow.nn.averaging.outputs import checked_output, owner_of_rows
 from eqflow.nn.averaging.same_look import agree, matching_points
 from eqflow.nn.averaging.sums import Sums
@@ -89,18 +90,13 @@ class FrameAverage(nn.Module):
         rows: int = 65536,
     ) -> None:
         super().__init__()
-        if not callable(backbone):
-            raise UsageError(
-                f"FrameAverage: found {backbone!r} as the backbone, expected a function or module "
-                "backbone(x, ptr, h)."
-            )
+        require_callable(backbone, "FrameAverage")
+        require_counts("FrameAverage", rows=rows)
         self.backbone = backbone
         self.group: EuclideanGroup = euclidean_group(group)
         self.frame = frame_of(frame)
         self.kind = representation(output, self.group.dimension)
         self.backbone_permutes = backbone_permutes
-        if rows < 1:
-            raise UsageError(f"rows: found {rows}, expected at least 1.")
         self.rows = rows
 
     def extra_repr(self) -> str:

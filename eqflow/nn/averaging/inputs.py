@@ -22,7 +22,7 @@ def require_callable(backbone: Any, where: str, call: str = "backbone(x, ptr, h)
     Raises:
         UsageError: That says what is expected.
     """
-    if not callable(backbone):
+    if not callable(backbone) or isinstance(backbone, type):
         raise UsageError(
             f"{where}: found {backbone!r} as the backbone, expected a function or module {call}."
         )

@@ -605,7 +605,9 @@ def test_another_frame_may_serve_one_call() -> None:
         ({"output": "vectr"}, "output: found 'vectr'.*Did you mean 'vector'"),
         ({"output": ""}, "output: found ''"),
         ({"group": "E(2)", "output": "1o"}, r"irreps 1x1o are those of O\(3\).*dimension 2"),
-        ({"rows": 0}, "rows: found 0"),
+        ({"rows": 0}, "rows=0"),
+        ({"rows": 1.5}, "rows=1.5"),
+        ({"backbone": GenericBackbone}, "as the backbone"),
         ({"backbone": 3}, "found 3 as the backbone"),
     ],
 )
