@@ -44,8 +44,8 @@ class WeightedFrame(AbstractFrame):
     A cloud of `n` points in three dimensions has up to `4 n (n − 1)` poses under O(3) and half as
     many under SO(3); in two dimensions `2 n` and `n`. A threshold leaves out those of points that
     are not far enough, still continuously: weights are :math:`(ρ / \bar ρ − θ)_+^p`, where
-    :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance. (The k largest would not do: which
-    of equally far points are among them is no property of the cloud.)
+    :math:`\bar ρ = Σ ρ^8 / Σ ρ^7` is close to the largest distance. (The k largest would
+    not do: which of equally far points are among them is no property of the cloud.)
 
     Averages of scalars and vectors are continuous wherever points do not all coincide; averages of
     tensors also have to stay away from clouds that span at most `d − 2` dimensions, such as
