@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eqflow.edges import Edges
 from eqflow.errors import UsageError
@@ -32,8 +32,9 @@ class FrameField(AbstractField):
             features and those of time. It takes positions of `d` coordinates, which is the number
             of its outputs.
         context_features: Width of the conditioning node features.
-        frame: `"weighted"`, `"pca"`, or a frame of `eqflow.geometry.frames`. Averages over orbit
-            frames jump on surfaces that paths of a flow cross, and are refused.
+        frame: `"weighted"`, `"pca"` (whose divergence has no limit near linear molecules and other
+            equal moments), or a frame of `eqflow.geometry.frames`. Averages over orbit frames jump
+            on surfaces that paths of a flow cross, and are refused.
         reflections: Equivariance under E(d), or under SE(d) alone.
         training_draws: Poses drawn for each cloud at each call in training mode, so that a step
             costs as many calls of the backbone; the whole frame where None. Only objectives that
@@ -67,7 +68,14 @@ class FrameField(AbstractField):
         super().__init__()
         self.conditioning = Conditioning(context_features, time_frequencies)
         self.context_features = context_features
-        network = backbone(self.conditioning.width)
+        made = None if isinstance(backbone, nn.Module) else backbone(self.conditioning.width)
+        if not isinstance(made, AbstractBackbone):
+            raise UsageError(
+                f"FrameField: found {backbone!r}, expected a function that makes an "
+                "AbstractBackbone of eqflow.nn.backbones for a number of features, such as "
+                "lambda features: TransformerBackbone(3, features, 3)."
+            )
+        network = made
         if network.outputs != network.dimension or network.pooled:
             raise UsageError(
                 f"FrameField: the backbone gives {network.outputs} columns for points of "

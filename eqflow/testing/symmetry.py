@@ -180,6 +180,11 @@ def _given(clouds: NamedClouds) -> list[tuple[str, Clouds]]:
 
 def _bound(tolerance: float | Mapping[torch.dtype, float] | None, dtype: torch.dtype) -> float:
     if isinstance(tolerance, Mapping):
+        strangers = [key for key in tolerance if not isinstance(key, torch.dtype)]
+        if strangers:
+            raise UsageError(
+                f"tolerance: found the key {strangers[0]!r}, expected dtypes of torch."
+            )
         bound = tolerance[dtype] if dtype in tolerance else tolerance_of(dtype)
     else:
         bound = tolerance_of(dtype) if tolerance is None else tolerance

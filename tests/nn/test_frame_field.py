@@ -146,6 +146,10 @@ def test_frames_that_jump_on_the_way_are_refused() -> None:
 def test_a_backbone_whose_output_is_no_velocity_is_refused() -> None:
     with pytest.raises(UsageError, match="2 columns for points of 3"):
         FrameField(lambda features: TransformerBackbone(3, features, 2, width=8, heads=2))
+    made = TransformerBackbone(3, 1, 3, width=8, heads=2)
+    for wrong in (made, lambda features: torch.sin):
+        with pytest.raises(UsageError, match="expected a function that makes an AbstractBackbone"):
+            FrameField(wrong)
     with pytest.raises(UsageError, match="pooled=True"):
         FrameField(lambda features: PointNetBackbone(3, features, 3, pooled=True))
 

@@ -385,3 +385,8 @@ def test_a_batch_without_clouds_has_nothing_to_miss():
     empty = Clouds(torch.zeros(0, 3).double(), torch.tensor([0]))
     report = symmetry_report(arms, ("E(3)", "batch"), clouds=empty, dtypes=FLOAT64)
     assert report.holds, str(report)
+
+
+def test_a_tolerance_of_no_dtype_is_refused() -> None:
+    with pytest.raises(UsageError, match="tolerance: found the key 'float64'"):
+        symmetry_report(leaking, "T(3)", clouds=FEW, tolerance={"float64": 1e-30})

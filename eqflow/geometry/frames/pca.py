@@ -54,9 +54,11 @@ class PCAFrame(AbstractFrame):
             )
         self.gap = gap
         self.on_degenerate = on_degenerate
-        # Where another rule takes over, on the surface of a tube, the average jumps.
-        is_tube = on_degenerate != "warn" and gap > NEGLIGIBLE
-        self.jump_codimension = 1 if is_tube else 2
+
+    @property
+    def jump_codimension(self) -> int:  # type: ignore[override]
+        """1 where another rule takes over within a tube that is not negligible, else 2."""
+        return 1 if self.on_degenerate != "warn" and self.gap > NEGLIGIBLE else 2
 
     def __call__(
         self, x: Tensor, clouds: Segments, types: Tensor | None = None, proper: bool = False
@@ -143,7 +145,7 @@ def _principal(axes: Tensor, proper: bool) -> Poses:
     rotation = axes.unsqueeze(1) * signs.reshape(1, each, 1, d)
     if proper:
         with torch.no_grad():
-            kept = torch.linalg.det(axes.detach()).unsqueeze(1) * signs.prod(1) > 0
+            kept = torch.linalg.det(axes.detach().double()).unsqueeze(1) * signs.prod(1) > 0
         each = each // 2
         rotation = rotation[kept].reshape(count, each, d, d)
     owners = Segments.of_lengths(torch.full((count,), each, device=axes.device))

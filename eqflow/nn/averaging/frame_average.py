@@ -114,7 +114,8 @@ class FrameAverage(nn.Module):
         """The average.
 
         Args:
-            x: Finite positions, shape (N, d).
+            x: Finite positions, shape (N, d). Clouds whose points are within 2 units of rounding
+                of each other in every coordinate are one point.
             ptr: Start of each cloud, shape (B + 1,).
             h: Features that no motion changes, shape (N, F); points with different rows are told
                 apart.
@@ -130,15 +131,31 @@ class FrameAverage(nn.Module):
         """
         invariant = Representation("scalar")
         clouds = checked_input(x, ptr, h, self.group.dimension, invariant, "FrameAverage")
+        device = x.device.type
+        # Autocast is for the backbone: poses in half precision would be no poses.
+        autocast = torch.autocast(
+            device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        )
+        with torch.autocast(device, enabled=False):
+            return self._average(x, clouds, h, frame, autocast)
+
+    def _average(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        h: Tensor | None,
+        frame: str | AbstractFrame | None,
+        autocast: torch.autocast,
+    ) -> Tensor:
         centre = centre_of_mass(x, clouds) if self.group.translates else None
         relative = x if centre is None else _about(x, clouds, centre)
         frame = self.frame if frame is None else frame_of(frame)
         poses = self.poses(relative, clouds, h, frame)
         alike = self._look_alike(relative, clouds, h, poses, frame)
         if alike is None:
-            average, of_points = self._each(relative, clouds, h, poses)
+            average, of_points = self._each(relative, clouds, h, poses, autocast)
         else:
-            average, of_points = self._once(relative, clouds, h, poses, alike)
+            average, of_points = self._once(relative, clouds, h, poses, autocast, alike)
         if self.kind.translates and centre is not None:
             average = average + (clouds.expand(centre) if of_points else centre)
         return average
@@ -161,7 +178,12 @@ class FrameAverage(nn.Module):
         return frame(x / clouds.expand(size).unsqueeze(-1), clouds, types, self.group.is_proper)
 
     def _each(
-        self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses
+        self,
+        x: Tensor,
+        clouds: Segments,
+        h: Tensor | None,
+        poses: Poses,
+        autocast: torch.autocast,
     ) -> tuple[Tensor, bool]:
         """The average by a row of the backbone's for each pose; whether it is one of points."""
         owners = poses.owners.ids
@@ -173,7 +195,7 @@ class FrameAverage(nn.Module):
                 posed = in_all_poses(x, clouds, poses)
             else:
                 posed = in_pose(x[points], rows, poses.rotation[here], poses.is_free[here])
-            values = self._call(posed, rows, None if h is None else h[points])
+            values = self._call(posed, rows, None if h is None else h[points], autocast)
             pose = owner_of_rows(len(values), rows)
             turned = _turned(values, None if matrices is None else matrices[here], pose)
             weight = poses.weight[here][pose].unsqueeze(1).to(turned)
@@ -214,7 +236,13 @@ class FrameAverage(nn.Module):
         return None
 
     def _once(
-        self, x: Tensor, clouds: Segments, h: Tensor | None, poses: Poses, alike: Tensor
+        self,
+        x: Tensor,
+        clouds: Segments,
+        h: Tensor | None,
+        poses: Poses,
+        autocast: torch.autocast,
+        alike: Tensor,
     ) -> tuple[Tensor, bool]:
         """As `_each`, the rows of all poses of a cloud being those of its first, reordered."""
         first = poses.owners.ptr[:-1]
@@ -223,7 +251,9 @@ class FrameAverage(nn.Module):
         for here in chunks(clouds.lengths, self.rows):
             part = Segments.of_lengths(clouds.lengths[here])
             points = slice(int(clouds.ptr[here.start]), int(clouds.ptr[here.stop]))
-            parts.append(self._call(posed[points], part, None if h is None else h[points]))
+            parts.append(
+                self._call(posed[points], part, None if h is None else h[points], autocast)
+            )
         values = torch.cat(parts)
         owners, sums = poses.owners.ids, Sums(clouds)
         rows, points = clouds.select(owners)
@@ -235,10 +265,14 @@ class FrameAverage(nn.Module):
         sums.add(poses.weight[pose].unsqueeze(1).to(turned) * turned, points, owners)
         return sums.result()
 
-    def _call(self, x: Tensor, clouds: Segments, h: Tensor | None) -> Tensor:
-        returned = self.backbone(x, clouds.ptr, h)
-        where = f"FrameAverage, of clouds in {clouds.count} poses"
-        return checked_output(returned, clouds.rows, clouds.count, self.kind, where)
+    def _call(
+        self, x: Tensor, clouds: Segments, h: Tensor | None, autocast: torch.autocast
+    ) -> Tensor:
+        with autocast:
+            returned = self.backbone(x, clouds.ptr, h)
+        where = f"FrameAverage (each pose of a cloud counts as one of {clouds.count})"
+        values = checked_output(returned, clouds.rows, clouds.count, self.kind, where)
+        return values.to(torch.promote_types(values.dtype, x.dtype))
 
     def _matrices(self, poses: Poses) -> Tensor | None:
         """How outputs turn from their poses, what depends on free axes left out; None for not."""
@@ -300,9 +334,9 @@ def _about(x: Tensor, clouds: Segments, centre: Tensor) -> Tensor:
         return relative
     with torch.no_grad():
         first = x.detach()[clouds.ptr[:-1].clamp(max=max(len(x) - 1, 0))]
-        spread = clouds.max((x.detach() - clouds.expand(first)).abs().amax(-1))
-        size = clouds.max(x.detach().abs().amax(-1))
-        is_point = spread <= ROUNDING * torch.finfo(x.dtype).eps * size
+        spread = clouds.max((x.detach() - clouds.expand(first)).abs())
+        size = clouds.max(x.detach().abs())
+        is_point = (spread <= ROUNDING * torch.finfo(x.dtype).eps * size).all(-1)
     return relative.masked_fill(clouds.expand(is_point).unsqueeze(-1), 0.0)
 
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from eqflow.geometry import Segments
 from eqflow.geometry.frames.ties import classes, packed
+from eqflow.geometry.representations import Representation
 from eqflow.nn.averaging.features import Backbone, types_of
+from eqflow.nn.averaging.inputs import require_callable
+from eqflow.nn.averaging.outputs import checked_output
 
 
 class OrderedPoints(nn.Module):
@@ -38,6 +41,7 @@ class OrderedPoints(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
+        require_callable(backbone, "OrderedPoints")
         self.backbone = backbone
 
     def forward(self, x: Tensor, ptr: Tensor | Segments, h: Tensor | None = None) -> Tensor:
@@ -46,6 +50,8 @@ class OrderedPoints(nn.Module):
         key = _places(x, clouds, h)
         order = torch.argsort(key, stable=True)
         values = self.backbone(x[order], clouds.ptr, None if h is None else h[order])
+        kind = Representation("scalar")
+        values = checked_output(values, clouds.rows, clouds.count, kind, "OrderedPoints")
         if values.shape[:1] != order.shape:
             return values
         own = torch.empty_like(order).index_put((order,), torch.arange(len(order)).to(order))

@@ -240,10 +240,36 @@ def test_poses_do_not_depend_on_the_size_of_a_cloud(frame: str, size: float) -> 
 @pytest.mark.parametrize("frame", ["orbit", "weighted", "pca", "stochastic"])
 def test_half_precision_works(frame: str, dtype: torch.dtype) -> None:
     batch = SHAPES["water"]
-    model = FrameAverage(lambda x, ptr, h: x, frame=frame)
-    found = model(batch.x.to(dtype), batch.ptr)
-    assert found.dtype == dtype
-    assert torch.allclose(found.double(), centred(batch.x, batch.ptr), atol=0.05)
+    for group in ("E(3)", "SE(3)"):
+        model = FrameAverage(lambda x, ptr, h: x, group, frame)
+        found = model(batch.x.to(dtype), batch.ptr)
+        assert found.dtype == dtype
+        assert torch.allclose(found.double(), centred(batch.x, batch.ptr), atol=0.05)
+
+
+@pytest.mark.parametrize("frame", ["orbit", "weighted", "pca"])
+def test_autocast_is_for_the_backbone_and_not_for_poses(frame: str) -> None:
+    batch = dict(clouds(dtype=torch.float32))["water"]
+    seen = []
+
+    def backbone(x: Tensor, ptr: Tensor, h: Tensor | None) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return torch.sin(x + torch.tensor([0.1, 0.5, 0.9]))
+
+    model = FrameAverage(backbone, "E(3)", frame)
+    plain = model(batch.x, batch.ptr, batch.h)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model(batch.x, batch.ptr, batch.h)
+    assert seen == [False, True]
+    assert torch.equal(inside, plain)
+
+
+def test_a_thin_cloud_far_along_one_axis_is_no_point() -> None:
+    x = torch.tensor([[1e5, 0.0, 0.0], [1e5, 0.004, 0.0], [1e5, 0.0, 0.003]])
+    model = FrameAverage(lambda x, ptr, h: x)
+    found = model(x, torch.tensor([0, 3]))
+    assert torch.allclose(found, x - x.mean(0), atol=1e-6)
+    assert float(found.abs().max()) > 1e-3
 
 
 def test_the_frame_of_a_call_may_be_named() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from eqflow import rng
-from eqflow.errors import DataError
+from eqflow.errors import DataError, UsageError
 from eqflow.nn import FrameAverage, OrderedPoints
 from eqflow.nn.backbones import FlatMLPBackbone
 from eqflow.testing import assert_equivariant, assert_independent, clouds, equivariance_error
@@ -76,3 +76,14 @@ def test_a_position_that_is_not_finite_is_refused_by_the_average() -> None:
     model = FrameAverage(OrderedPoints(Numbered()))
     with pytest.raises(DataError, match="not finite"):
         model(torch.full((2, 3), torch.nan), torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("backbone", [None, 3, Numbered])
+def test_what_cannot_be_called_is_refused(backbone: object) -> None:
+    with pytest.raises(UsageError, match="OrderedPoints: found"):
+        OrderedPoints(backbone)
+
+
+def test_what_is_no_tensor_is_refused() -> None:
+    with pytest.raises(UsageError, match="OrderedPoints: the backbone returned a NoneType"):
+        OrderedPoints(lambda x, ptr, h: None)(torch.zeros(2, 3), torch.tensor([0, 2]))
