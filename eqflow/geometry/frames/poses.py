@@ -65,9 +65,18 @@ class Poses:
         order = torch.argsort(owner, stable=True)
         rank = torch.cat([poses.rank for _, poses in parts])
         which = torch.cat([which for which, _ in parts])
+        opened = torch.cat(
+            [
+                torch.zeros_like(poses.rank, dtype=torch.bool)
+                if poses.opened is None
+                else poses.opened
+                for _, poses in parts
+            ]
+        )
         return cls(
             torch.cat([poses.rotation for _, poses in parts])[order],
             torch.cat([poses.weight for _, poses in parts])[order],
             Segments.of_lengths(torch.bincount(owner, minlength=clouds)),
             rank[torch.argsort(which)],
+            opened[torch.argsort(which)],
         )

@@ -50,6 +50,7 @@ class WeightedFrame(AbstractFrame):
     Averages of scalars and vectors are continuous wherever points do not all coincide; averages of
     tensors also have to stay away from clouds that span at most `d − 2` dimensions, such as
     collinear ones, where a tensor may turn about the line.
+    On a line far from the origin rounding leaves the line, and averages of tensors are then wrong.
     Their derivatives are continuous where `n ≥ 3` points span at least `d − 1` dimensions.
 
     Args:

@@ -31,6 +31,7 @@ from eqflow.nn.averaging.features import Backbone, types_of
 from eqflow.nn.averaging.free_axes import projectors
 from eqflow.nn.averaging.inputs import checked_input, require_callable
 from eqflow.nn.averaging.outputs import checked_output, owner_of_rows
+from eqflow.nn.averaging.precision import autocast_of_caller, without_autocast
 from eqflow.nn.averaging.same_look import agree, matching_points
 from eqflow.nn.averaging.sums import Sums
 
@@ -132,11 +133,8 @@ class FrameAverage(nn.Module):
         invariant = Representation("scalar")
         clouds = checked_input(x, ptr, h, self.group.dimension, invariant, "FrameAverage")
         device = x.device.type
-        # Autocast is for the backbone: poses in half precision would be no poses.
-        autocast = torch.autocast(
-            device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        )
-        with torch.autocast(device, enabled=False):
+        autocast = autocast_of_caller(device)
+        with without_autocast(device):
             return self._average(x, clouds, h, frame, autocast)
 
     def _average(

@@ -17,6 +17,7 @@ from eqflow.geometry import Segments
 from eqflow.geometry.representations import Representation
 from eqflow.nn.averaging.features import Backbone
 from eqflow.nn.averaging.outputs import checked_output
+from eqflow.nn.averaging.precision import without_autocast
 
 
 class Batch(NamedTuple):
@@ -80,17 +81,22 @@ def moved_outputs(
         repeats = here.stop - start
         repeated = Segments.of_lengths(clouds.lengths.repeat(repeats))
         index = None if places is None else places[0][here]
-        moved = _carried(x, _at(elements.matrices, here, x), index, repeats)
-        features = None
-        if h is not None:
-            features = _carried(h, _acting(elements, "features", here, h), index, repeats)
+        with without_autocast(x.device.type):
+            moved = _carried(x, _at(elements.matrices, here, x), index, repeats)
+            features = None
+            if h is not None:
+                features = _carried(h, _acting(elements, "features", here, h), index, repeats)
         returned = backbone(moved, repeated.ptr, features)
         values = checked_output(returned, repeated.rows, repeated.count, elements.output, where)
+        values = values.to(torch.promote_types(values.dtype, x.dtype))
         values = values.reshape(repeats, values.shape[0] // repeats, values.shape[1])
         if places is not None and values.shape[1] == clouds.rows:
             values = values.take_along_dim(places[1][here].unsqueeze(-1), 1)
-        matrix = _acting(elements, "output", here, values)
-        yield values if matrix is None else torch.einsum("gij,gmj->gmi", matrix, values)
+        with without_autocast(x.device.type):
+            matrix = _acting(elements, "output", here, values)
+            if matrix is not None:
+                values = torch.einsum("gij,gmj->gmi", matrix, values)
+        yield values
 
 
 def _at(matrices: Tensor | None, here: slice, like: Tensor) -> Tensor | None:

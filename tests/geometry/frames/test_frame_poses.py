@@ -4,7 +4,7 @@ from every_frame import FRAMES, poses_of, shapes
 from torch import Tensor
 
 from eqflow.geometry import Clouds, Segments
-from eqflow.geometry.frames import OrbitFrame, Poses, StochasticFrame
+from eqflow.geometry.frames import OrbitFrame, Poses, StochasticFrame, WeightedFrame
 from eqflow.geometry.rotations import random_orthogonal, rotate
 
 every_frame = pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
@@ -133,6 +133,13 @@ def test_poses_of_parts_are_joined_cloud_by_cloud() -> None:
     assert whole.rotation.flatten().tolist() == [20, 10, 11, 21, 22, 23, 12]
     assert whole.weight.tolist() == whole.rotation.flatten().tolist()
     assert whole.owners.lengths.tolist() == whole.rank.tolist() == [1, 2, 3, 1]
+    assert whole.opened is not None
+    assert not whole.opened.any()
+    line = WeightedFrame()(
+        torch.eye(3)[:1] * torch.tensor([[1.0], [-1.0]]), Segments(torch.tensor([0, 2]))
+    )
+    both = Poses.joined([(torch.tensor([1]), line), (torch.tensor([0]), line)], 2)
+    assert both.opened.tolist() == [True, True]
 
 
 def test_frames_say_what_they_promise() -> None:

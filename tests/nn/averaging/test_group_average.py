@@ -462,3 +462,19 @@ BAD_OPTIONS = {
 def test_wrong_options_are_refused(options, error, text) -> None:
     with pytest.raises(error, match=text):
         GroupAverage(**{"backbone": GenericBackbone(3, 3), **options})
+
+
+def test_autocast_is_for_the_backbone_and_not_for_rotations() -> None:
+    batch = dict(clouds(dtype=torch.float32))["water"]
+    seen = []
+
+    def backbone(x: Tensor, ptr: Tensor, h: Tensor | None) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return torch.sin(x + torch.tensor([0.1, 0.5, 0.9]))
+
+    model = GroupAverage(backbone, "I")
+    plain = model(batch.x, batch.ptr, batch.h)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model(batch.x, batch.ptr, batch.h)
+    assert seen == [False, True]
+    assert torch.equal(inside, plain)
