@@ -12,46 +12,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+from processes import ROOT, environment, finish, start, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 LONG = [
     "train.steps=400",
     "train.checkpoint_every=7",
     "train.log_every=3",
     "train.validate_every=50",
 ]
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
-
-
-def start(
-    words: list[str], *, program: tuple[str, ...] = ("-m", "eqflow.cli.main"), **options: object
-):  # type: ignore[no-untyped-def]
-    return subprocess.Popen(
-        [sys.executable, *program, *words],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def wait_for_step(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Until the first figures are on disk."""
-    deadline = time.monotonic() + 240
-    while not (folder / "metrics.csv").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def tensors(folder: Path) -> bytes:
@@ -87,7 +55,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_like_the_uninterrupted_one(
     kills = 0
     for _ in range(2 + 6 * attempt):
         process = start(words)
-        wait_for_step(folder, process)
+        wait_for(folder / "metrics.csv", process)
         time.sleep(clock.uniform(0.0, 0.6))
         process.send_signal(signal.SIGKILL)
         code, _, err = finish(process)
@@ -107,7 +75,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     words = tiny.words(data, folder, *LONG)
     program = (str(ROOT / "train.py"),) if code == 143 else ("-m", "eqflow.cli.main")
     process = start(words[1:] if code == 143 else words, program=program)
-    wait_for_step(folder, process)
+    wait_for(folder / "metrics.csv", process)
     process.send_signal(number)
     found, out, err = finish(process)
     assert found == code

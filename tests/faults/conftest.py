@@ -1,0 +1,122 @@
+"""Faults are counted as they are injected, and `--fault-table` writes what came of each.
+
+A test says which row of the table it belongs to, what is injected, and what a run does then:
+
+    @pytest.mark.fault(1, "`kill -9` at a random moment of training", "ends bitwise the same")
+    def test_…(injected):
+        …
+        injected()  # once for each time, where there are several
+
+The table is written by `make faults`; a fault whose test failed stands there as failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROWS = {
+    1: "`kill -9` at any moment, then the same command",
+    2: "kill during a save",
+    3: "a checkpoint that is truncated, empty, flipped, or another file",
+    4: "a pickle in place of a file, and other attacks",
+    5: "a checkpoint of another architecture or version",
+    6: "disk full, unwritable folder",
+    7: "loss or gradient not finite",
+    8: "an integration that fails",
+    9: "wrong words",
+    10: "malformed structures",
+    11: "empty file, data set or split",
+    12: "one point, coincident, collinear, planar, symmetric clouds",
+    13: "too large for memory",
+    14: "SIGINT, SIGTERM",
+    15: "sampling or scoring interrupted",
+    16: "two processes in one place",
+    17: "no terminal, closed pipe, strange paths, read-only home",
+    18: "a process of a distributed run dies",
+}
+KEY = "fault"
+
+
+class Fault(NamedTuple):
+    """A line of the table."""
+
+    row: int
+    what: str
+    result: str
+
+
+@pytest.fixture
+def injected(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Call it each time the fault of the test's mark is injected."""
+    times = 0
+
+    def count() -> None:
+        nonlocal times
+        times += 1
+
+    yield count
+    request.node.user_properties.append(("injected", times))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", help="write the table of injected faults to this file")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers(KEY):
+            row, what, result = mark.args
+            assert row in ROWS, f"{item.nodeid}: {row} is no row of the table of faults"
+            item.user_properties.append((KEY, [row, what, result]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # Both with and without workers, this runs where the table is written.
+    if report.when == "teardown" or (report.when == "setup" and report.failed):
+        _REPORTS.append(report)
+    elif report.when == "call" and not report.passed:
+        _NOT_PASSED.add((report.nodeid, report.outcome))
+
+
+_REPORTS: list[pytest.TestReport] = []
+_NOT_PASSED: set[tuple[str, str]] = set()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--fault-table", default=None)
+    if path is None or hasattr(session.config, "workerinput"):
+        return
+    lines: dict[Fault, list[tuple[int, bool]]] = {}
+    for report in _REPORTS:
+        properties = report.user_properties
+        times = sum(int(str(value)) for key, value in properties if key == "injected")
+        skipped = (report.nodeid, "skipped") in _NOT_PASSED
+        failed = report.failed or (report.nodeid, "failed") in _NOT_PASSED
+        for key, value in properties:
+            if key == KEY and not skipped:
+                fault = Fault(*value)  # type: ignore[misc]
+                lines.setdefault(fault, []).append((times or 1, failed))
+    Path(path).write_text(table(lines), encoding="utf-8")
+
+
+def table(lines: dict[Fault, list[tuple[int, bool]]]) -> str:
+    """Markdown with a line a fault, those of one row together."""
+    text = [
+        "| | fault | injected | times | what comes of it |",
+        "|---|---|---|---|---|",
+    ]
+    for row, name in ROWS.items():
+        for place, (fault, found) in enumerate(
+            (fault, found) for fault, found in sorted(lines.items()) if fault.row == row
+        ):
+            times = sum(count for count, _ in found)
+            wrong = sum(failed for _, failed in found)
+            result = f"**{wrong} tests failed**" if wrong else fault.result
+            first = (f"{row}", name) if place == 0 else ("", "")
+            text.append(f"| {first[0]} | {first[1]} | {fault.what} | {times:,} | {result} |")
+    return "\n".join(text) + "\n"
