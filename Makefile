@@ -1,6 +1,8 @@
 # make demo    install eqflow into .venv, train and sample small models, leave pictures in runs/demo
 # make test    lint, types and the fast tests; what .ci/run runs
 # make slow    every test, minutes
+# make faults  inject every fault, and write what came of each into docs/survival.md
+# make soak    an hour of train, kill, resume, sample, score; says what was lost
 # make lint    style and types alone
 # make format  rewrite the source in the house style
 # make clean   remove .venv, caches and builds; runs and data stay
@@ -15,6 +17,7 @@ TEST_THREADS ?= 1
 # Processes that share the tests; a file's tests stay together, so that what they share is made once.
 TEST_PROCESSES ?= 2
 OLDER_TRITON := 3.6.0
+SOAK_MINUTES ?= 60
 # The first Python here that is 3.11 to 3.13; say PYTHON=… to choose another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
@@ -22,7 +25,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test slow lint format clean
+.PHONY: help demo test slow faults soak lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile | sed -n '/^make/p'
@@ -69,6 +72,13 @@ test: lint .venv/triton-$(OLDER_TRITON)/installed
 
 slow: .venv/installed-dev
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m ''
+
+faults: .venv/installed-dev
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) -m '' tests/faults \
+		--fault-table=docs/survival.md
+
+soak: .venv/installed-dev
+	PYTHONPATH=.:benchmarks $(BIN)/python benchmarks/soak.py $(SOAK_MINUTES)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

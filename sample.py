@@ -2,7 +2,8 @@
 
 import sys
 
-from eqflow.cli.main import main
+from eqflow.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main(["sample", *sys.argv[1:]]))
+    sys.argv.insert(1, "sample")
+    sys.exit(main())

@@ -2,7 +2,8 @@
 
 import sys
 
-from eqflow.cli.main import main
+from eqflow.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    sys.exit(main())

@@ -94,3 +94,38 @@ class StorageError(EqflowError):
     """A folder or file that cannot be written."""
 
     exit_code = ExitCode.STORAGE
+
+
+class ProcessLost(EqflowError):
+    """Another process of a distributed run is gone, or does not answer; the run can go on later."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+def printable(text: str) -> str:
+    r"""A text as a terminal or a log may show it: what would steer a terminal is spelled out.
+
+    Names of files, elements and comments come from others. Control characters in them could move
+    the cursor, hide lines, or change the title of a window; marks of direction could turn a name
+    around. Lines stay lines. Bytes of a path that are no UTF-8 are spelled out as well.
+
+    >>> printable("name\x1b[2J\tα")
+    'name\\x1b[2J\tα'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice.
+
+    PyTorch says CUDA's want of memory by a class of its own, and the CPU's in words.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -7,16 +7,22 @@ at most a stray temporary file, which `remove_strays` clears.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from eqflow.errors import StorageError
 
 STRAY_PREFIX = ".eqflow-"
+HELD_BY_ANOTHER = (BlockingIOError, PermissionError)  # of flock; the latter of network drives
+LEFT_FOR = 86_400  # seconds that a temporary file is left for where nothing can be locked
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -28,14 +34,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     path = Path(path)
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=STRAY_PREFIX, dir=path.parent)
+        _make_folder(path.parent)
+        descriptor, temporary = _temporary(path.parent)
+        # Renamed while it is open, and so locked: nobody takes it for what a dead process left.
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
         _flush_folder(path.parent)
     except OSError as error:
         raise StorageError(
@@ -43,8 +51,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             "Nothing was changed; free some space or choose a folder you may write to."
         ) from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -61,6 +70,91 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def write_at(path: Path, content: bytes, place: int) -> None:
+    """Cut a file off after `place` bytes, add `content` there, and flush it to the disk.
+
+    For files of records that grow: what stands before `place` is not touched, whatever happens.
+
+    Raises:
+        StorageError: If the disk is full or the file cannot be written. It is then cut off at
+            `place` where that is still possible.
+    """
+    try:
+        with open(path, "r+b") as file:
+            file.truncate(place)
+            file.seek(place)
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), place)
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}). Its first {place:,} bytes are "
+            "as they were; free some space, or choose a folder you may write to."
+        ) from error
+
+
+@contextmanager
+def held(path: Path, unlocked: Callable[[str], None] = lambda reason: None) -> Iterator[bool]:
+    """Hold a file for this process, which is made where there is none; False if another holds it.
+
+    The system lets go of it however the process ends. Where the file system knows no locks, as some
+    network drives, nobody is kept out: whole clusters have no other, and one process is the rule.
+
+    Args:
+        path: The file.
+        unlocked: Called with the reason if the file system cannot lock.
+
+    Raises:
+        StorageError: If it cannot be opened.
+    """
+    while True:
+        try:
+            file = open(path, "ab")  # noqa: SIM115 - held longer than one block
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror or error}). Choose a folder you may "
+                "write to."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except HELD_BY_ANOTHER:
+                yield False
+                return
+            except OSError as error:
+                unlocked(error.strerror or str(error))
+                yield True
+                return
+            if os.fstat(file.fileno()).st_nlink:
+                yield True
+                return
+            # Whoever held it deleted it before we had it: hold the next one of that name.
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file that grew is on the disk.
+
+    Raises:
+        StorageError: If the disk cannot take it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}). The last checkpoint is "
+            "intact: free some space, then resume by the same command."
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
@@ -71,20 +165,82 @@ def sha256_of(path: Path) -> str:
 
 
 def remove_strays(folder: Path) -> None:
-    """Delete temporary files that a killed process left behind in `folder`."""
+    """Delete temporary files that dead processes left behind in `folder`.
+
+    A process that lives holds a lock on its own. Where the file system knows no locks, what is
+    younger than a day is left.
+    """
     for stray in Path(folder).glob(f"{STRAY_PREFIX}*"):
-        stray.unlink(missing_ok=True)
+        with suppress(OSError):  # gone meanwhile, a folder, or not ours to delete
+            _remove_abandoned(stray)
+
+
+def set_aside(path: Path) -> Path:
+    """Give what is at `path` another name beside it, which is returned.
+
+    Raises:
+        StorageError: If it cannot be renamed.
+    """
+    names = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
+    new = next(name for name in names if not name.exists())
+    try:
+        os.rename(path, new)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: is in the way and cannot be renamed ({error.strerror or error})."
+        ) from error
+    return new
 
 
 def require_writable(folder: Path) -> None:
     """Make `folder` and prove that a file can be written there.
 
+    What dead processes left there is cleared, so that it does not pile up.
+
     Raises:
         StorageError: If it cannot.
     """
+    remove_strays(folder)
     probe = Path(folder) / f"{STRAY_PREFIX}probe"
     write_bytes(probe, b"")
-    probe.unlink(missing_ok=True)
+    with suppress(OSError):
+        probe.unlink()
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    """A new temporary file, open and locked."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=STRAY_PREFIX, dir=folder)
+        with suppress(OSError):  # without locks, its age protects it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)  # another process cleared it before it was locked
+
+
+def _remove_abandoned(stray: Path) -> None:
+    """Delete a temporary file that no process holds, while it is held here."""
+    descriptor = os.open(stray, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_abandoned = True
+    except HELD_BY_ANOTHER:
+        is_abandoned = False
+    except OSError:
+        is_abandoned = time.time() - os.fstat(descriptor).st_mtime > LEFT_FOR
+    try:
+        if is_abandoned:
+            stray.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their entries are flushed to the disk as well."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _flush_folder(each.parent)
 
 
 def _umask() -> int:

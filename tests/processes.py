@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = ("-m", "eqflow.cli.main")
+COMMAND = ("-m", "eqflow")
 PATIENCE = 240  # seconds: how long a process may take that takes some
 
 
@@ -22,9 +22,20 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(
-    words: Sequence[str], *, program: Sequence[str] = COMMAND, **options: Any
+    words: Sequence[str],
+    *,
+    program: Sequence[str] = COMMAND,
+    interpreter: Sequence[str] = (),
+    **options: Any,
 ) -> subprocess.Popen[str]:
-    """`eqflow words…` under way; `options` are those of `Popen`."""
+    """`eqflow words…` under way.
+
+    Args:
+        words: Of the command.
+        program: What Python runs.
+        interpreter: Options of Python itself, such as -O.
+        options: Those of `Popen`.
+    """
     chosen: dict[str, Any] = {
         "env": environment(),
         "stdin": subprocess.DEVNULL,
@@ -32,7 +43,7 @@ def start(
         "stderr": subprocess.PIPE,
         "text": True,
     }
-    return subprocess.Popen([sys.executable, *program, *words], **(chosen | options))
+    return subprocess.Popen([sys.executable, *interpreter, *program, *words], **(chosen | options))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -22,6 +22,7 @@ CODES = {
     "SolverFailed": 4,
     "MemoryExhausted": 5,
     "StorageError": 6,
+    "ProcessLost": 143,
 }
 
 

@@ -1,19 +1,22 @@
 """The shape of the house, read off the source: imports point one way, each danger has one door."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1] / "eqflow"
 
 # What each part may import, at module level or within a function. There are no other parts.
-GROUND = {"errors", "rng", "storage"}
+GROUND = {"errors", "rng", "storage", "halving"}
 MAY_IMPORT = {
     "errors": set(),
     "rng": {"errors"},
     "storage": {"errors"},
+    "halving": {"errors"},
     "geometry": GROUND,
     "edges": GROUND | {"geometry"},
     "nn": GROUND | {"geometry", "edges"},
@@ -51,12 +54,51 @@ HOMES = {
 # Even there only within the function that needs it, so that no one else pays for the import.
 LAZY = {("data", "ase"), ("targets", "ase")}
 
-FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+# They unpickle, or run text as code.
+FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "jsonpickle", "joblib"}
+FORBIDDEN_MODULES |= {"shelve", "marshal", "pandas", "runpy", "code", "codeop", "imp"}
+# Deeper modules that do, each with the one file in which something else stands guard.
+GUARDED = {
+    "torch_geometric.io": "graphs/citations.py",  # only the very bytes whose SHA-256 is known
+    "torch_geometric.datasets": "",
+    "urllib.request": "data/download.py",  # only over TLS, only with a checksum
+    "hydra.utils": "",
+    "torch.hub": "",
+    "torch.package": "",
+}
+# Calls by their full name, and what they do.
+FORBIDDEN_CALLS = {
+    **dict.fromkeys(("eval", "exec", "compile", "builtins.eval", "builtins.exec"), "runs text"),
+    **dict.fromkeys(("os.system", "os.popen", "subprocess.getoutput"), "asks a shell"),
+    **dict.fromkeys(("torch.jit.load", "torch.hub.load", "torch.export.load"), "loads code"),
+    **dict.fromkeys(("np.fromregex", "numpy.fromregex"), "is not needed"),
+}
+# Methods, of whatever they are called.
+FORBIDDEN_METHODS = {
+    "read_pickle": "unpickles",
+    "add_safe_globals": "lets an unpickler call what is named",
+    "unsafe_load": "makes objects of tags of YAML",
+    "full_load": "makes objects of tags of YAML",
+    "register_new_resolver": "lets a config call what is named",
+    "instantiate": "lets a config call what is named",
+    "broadcast_object_list": "unpickles what another process sends",
+    "all_gather_object": "unpickles what another process sends",
+    "gather_object": "unpickles what another process sends",
+    "scatter_object_list": "unpickles what another process sends",
+    "recv_object_list": "unpickles what another process sends",
+    "extractall": "unpacks an archive to wherever it says; read its members as streams",
+    "unpack_archive": "unpacks an archive to wherever it says; read its members as streams",
+    "mktemp": "names a file that someone else may make first",
+}
+# A word of the command line, and nothing out of a file, names what is imported by its name.
+NAMED_BY_THE_USER = {"pkgutil.resolve_name": "cli/target.py"}
 RANDOM_MODULES = {"random"}
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
 GLOBAL_DRAWS = {"rand_like", "randn_like", "randint_like", "manual_seed", "seed"}
 
 # Functions that open a path, mode second; any other `.open` is a method of a path, mode first.
+BARE = {"torch.load", "numpy.load", "yaml.load", "os.system", "os.popen", "builtins.eval"}
+
 OPENERS = {"open", "io.open", "os.fdopen", "gzip.open", "bz2.open", "lzma.open", "tarfile.open"}
 OPENERS |= {"zipfile.ZipFile", "ZipFile"}
 
@@ -119,6 +161,9 @@ def names_of(module: str, node: ast.AST) -> list[str]:
         source = ".".join([*above, *([node.module] if node.module else [])])
     else:
         source = node.module or ""
+    # A function under its bare name would be called past the checks of calls.
+    if any(f"{source}.{alias.name}" in BARE for alias in node.names):
+        return ["pickle"]
     # What torch.load raises on a file that is no state: an exception's name runs nothing.
     if source == "pickle" and [alias.name for alias in node.names] == ["UnpicklingError"]:
         return []
@@ -132,6 +177,9 @@ def wrong_imports(module: str, source: str) -> list[str]:
     part, found = part_of(module), []
     for line, name, within in imports(module, ast.parse(source)):
         where, root = f"eqflow/{module}:{line}", name.split(".")[0]
+        for deep, home in GUARDED.items():
+            if f"{name}.".startswith(f"{deep}.") and module != home:
+                found.append(f"{where}: {name} may be imported only in {home or 'no module'}")
         if root in FORBIDDEN_MODULES:
             found.append(f"{where}: {name} may run code from a file; nothing is unpickled")
         if root in RANDOM_MODULES or name.startswith("numpy.random"):
@@ -169,11 +217,22 @@ def wrong_call(module: str, call: ast.Call) -> str | None:
     name = ast.unparse(call.func)
     last = name.split(".")[-1]
     keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if name in ("eval", "exec"):
-        return "runs text as code"
+    if name in FORBIDDEN_CALLS or last in FORBIDDEN_METHODS:
+        return FORBIDDEN_CALLS.get(name) or FORBIDDEN_METHODS[last]
+    if NAMED_BY_THE_USER.get(name, module) != module:
+        return "imports what is named; only the user may name it"
+    if keywords.get("shell", "False") != "False":
+        return "asks a shell"
+    if name in ("yaml.load", "yaml.load_all") and keywords.get("Loader") != "yaml.SafeLoader":
+        return "makes objects of tags of YAML"
+    if last == "read_array" and keywords.get("allow_pickle") != "False":
+        return "unpickles with allow_pickle"
     if name == "torch.load" and keywords.get("weights_only") != "True":
         return "unpickles without weights_only=True"
-    if name in ("np.load", "numpy.load") and keywords.get("allow_pickle", "False") != "False":
+    if (
+        name in ("np.load", "numpy.load", "np.lib.npyio.NpzFile")
+        and keywords.get("allow_pickle", "False") != "False"
+    ):
         return "unpickles with allow_pickle"
     if module != "rng.py":
         if last == "manual_seed" or (name.startswith("torch.") and last in GLOBAL_DRAWS):
@@ -206,6 +265,35 @@ def writes(call: ast.Call, name: str, last: str) -> set[str]:
 @pytest.mark.parametrize(("module", "source"), MODULES, ids=[name for name, _ in MODULES])
 def test_a_module_imports_only_what_lies_below_it(module, source):
     assert not wrong_imports(module, source)
+
+
+BESIDE = [PACKAGE.parent / name for name in ("train.py", "sample.py", "pytest_eqflow.py")]
+
+
+@pytest.mark.parametrize("path", [path for path in BESIDE if path.is_file()], ids=lambda p: p.name)
+def test_what_is_beside_the_package_opens_nothing_unsafe_either(path):
+    source = path.read_text(encoding="utf-8")
+    assert not wrong_calls("cli/x.py", source)
+    assert not wrong_imports("cli/x.py", source)
+
+
+CONFIGS = sorted((PACKAGE.parent / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_names_no_code_and_reads_no_environment(path):
+    assert not wrong_in_config(path.read_text(encoding="utf-8"))
+
+
+def wrong_in_config(text: str) -> list[str]:
+    """What of a config would call something, read the environment or search other folders."""
+    events = list(yaml.parse(text, Loader=yaml.SafeLoader))
+    tags = [event.tag for event in events if getattr(event, "tag", None)]
+    values = [event.value for event in events if isinstance(event, yaml.ScalarEvent)]
+    bad = [
+        value for value in values if re.search(r"\$\{[^}]*:|_target_|^hydra\b|searchpath", value)
+    ]
+    return [*tags, *bad]
 
 
 @pytest.mark.parametrize(("module", "source"), MODULES, ids=[name for name, _ in MODULES])
@@ -270,6 +358,18 @@ BAD_IMPORTS = [
     ("flows/continuous.py", "from torchdiffeq import odeint"),
     ("train/x.py", "import pickle"),
     ("train/x.py", "from pickle import UnpicklingError, loads"),
+    ("train/x.py", "import joblib"),
+    ("train/x.py", "def f():\n    import _pickle"),
+    ("train/x.py", "import pandas as pd"),
+    ("train/x.py", "from marshal import loads"),
+    ("train/x.py", "from torch import load"),
+    ("train/x.py", "from os import system"),
+    ("train/x.py", "from yaml import load"),
+    ("train/x.py", "from torch_geometric.io import fs"),
+    ("graphs/pyg.py", "from torch_geometric.io import read_planetoid_data"),
+    ("graphs/pyg.py", "from torch_geometric.datasets import Planetoid"),
+    ("data/qm9.py", "import urllib.request"),
+    ("cli/compose.py", "from hydra.utils import instantiate"),
     ("train/x.py", "import random"),
     ("train/x.py", "from numpy.random import default_rng"),
 ]
@@ -282,6 +382,9 @@ GOOD_IMPORTS = [
     ("data/x.py", "def f():\n    from ase.collections import g2"),
     ("flows/ode.py", "from torchdiffeq import odeint"),
     ("train/x.py", "from pickle import UnpicklingError"),
+    ("data/download.py", "import urllib.request\nfrom urllib.parse import urlsplit"),
+    ("graphs/citations.py", "def f():\n    from torch_geometric.io import read_planetoid_data"),
+    ("data/x.py", "import torch_geometric.data"),
     ("cli/main.py", "import hydra\nfrom eqflow.train import loop"),
     ("__init__.py", "from eqflow.geometry import Clouds"),
 ]
@@ -294,6 +397,26 @@ BAD_CALLS = [
     "torch.randn_like(x)",
     "torch.Generator().manual_seed(0)",
     "eval('1')",
+    "exec('1')",
+    "compile('1', '', 'eval')",
+    "builtins.eval('1')",
+    "os.system('ls')",
+    "subprocess.run('ls', shell=True)",
+    "pd.read_pickle(path)",
+    "yaml.load(text)",
+    "yaml.load(text, Loader=yaml.Loader)",
+    "yaml.unsafe_load(text)",
+    "np.lib.format.read_array(file)",
+    "np.lib.format.read_array(file, allow_pickle=flag)",
+    "torch.jit.load(path)",
+    "torch.serialization.add_safe_globals([f])",
+    "OmegaConf.register_new_resolver('x', f)",
+    "hydra.utils.instantiate(config)",
+    "dist.broadcast_object_list(objects)",
+    "archive.extractall(folder)",
+    "shutil.unpack_archive(path)",
+    "tempfile.mktemp()",
+    "pkgutil.resolve_name(name)",
     "torch.load(path)",
     "torch.load(path, weights_only=False)",
     "np.load(path, allow_pickle=True)",
@@ -311,6 +434,12 @@ GOOD_CALLS = [
     "torch.load(path, weights_only=True)",
     "np.load(path, allow_pickle=False)",
     "np.load(path)",
+    "np.lib.format.read_array(file, allow_pickle=False)",
+    "yaml.safe_load(text)",
+    "yaml.load(text, Loader=yaml.SafeLoader)",
+    "re.compile('x')",
+    "triton.compile(kernel)",
+    "subprocess.run(['ls'])",
     "open(path)",
     "open(path, 'rb')",
     "path.open()",
@@ -343,7 +472,21 @@ def test_a_good_call_is_left_alone(source):
     assert not wrong_calls("train/x.py", source)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dir: ${oc.env:HOME}",
+        "model:\n  _target_: os.system",
+        "hydra:\n  searchpath: [file:///tmp]",
+        "x: !!python/object/apply:os.system [ls]",
+    ],
+)
+def test_a_bad_config_is_found(text):
+    assert wrong_in_config(text)
+
+
 def test_the_doors_may_do_what_they_are_for():
+    assert not wrong_calls("cli/target.py", "pkgutil.resolve_name(name)")
     assert not wrong_calls("rng.py", "torch.randn(3)\ntorch.Generator().manual_seed(0)")
     assert not wrong_calls("storage.py", "open(path, 'wb')")
     assert not wrong_calls("train/folder.py", "path.open('a', newline='')")

@@ -140,3 +140,75 @@ def test_a_process_killed_while_saving_leaves_the_old_file(tmp_path):
     assert len(names(tmp_path)) == 2
     storage.remove_strays(tmp_path)
     assert names(tmp_path) == ["weights"]
+
+
+def test_a_file_grows_from_a_place_and_what_stood_beyond_is_cut_off(tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(b"one two thr")
+    storage.write_at(path, b"three", 8)
+    assert path.read_bytes() == b"one two three"
+    storage.write_at(path, b"", 3)
+    assert path.read_bytes() == b"one"
+
+
+def test_a_file_that_cannot_grow_keeps_what_stood_there(tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(b"12345678")
+    program = (
+        "import resource, pathlib, sys; from eqflow import storage;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
+        "storage.write_at(pathlib.Path(sys.argv[1]), b'9' * 1000, 8)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert "StorageError" in result.stderr
+    assert "Its first 8 bytes are as they were" in result.stderr
+    assert path.read_bytes() == b"12345678"
+    with pytest.raises(StorageError, match="cannot be written"):
+        storage.write_at(tmp_path / "missing", b"", 0)
+
+
+def test_a_file_is_held_by_one_at_a_time_and_free_afterwards(tmp_path):
+    path = tmp_path / "journal"
+    with storage.held(path) as first, storage.held(path) as second:
+        assert (first, second) == (True, False)
+    with storage.held(path) as third:
+        assert third
+        path.unlink()
+        with storage.held(path) as another_file:
+            assert another_file
+    with pytest.raises(StorageError, match="cannot be written"), storage.held(tmp_path / "a" / "b"):
+        pass
+
+
+def test_what_dead_processes_left_is_cleared_where_the_next_one_looks(tmp_path):
+    (tmp_path / f"{storage.STRAY_PREFIX}half").write_text("half")
+    (tmp_path / f"{storage.STRAY_PREFIX}folder").mkdir()  # not ours
+    storage.require_writable(tmp_path)
+    assert names(tmp_path) == [f"{storage.STRAY_PREFIX}folder"]
+
+
+def test_a_link_named_like_a_stray_does_not_harm_its_target(tmp_path):
+    (tmp_path / "target").write_text("theirs")
+    (tmp_path / f"{storage.STRAY_PREFIX}link").symlink_to(tmp_path / "target")
+    storage.remove_strays(tmp_path)
+    assert (tmp_path / "target").read_text() == "theirs"
+
+
+def test_what_is_set_aside_gets_a_name_that_is_free(tmp_path):
+    for number, expected in enumerate(("a.aside", "a.aside1", "a.aside2")):
+        (tmp_path / "a").write_text(str(number))
+        assert storage.set_aside(tmp_path / "a") == tmp_path / expected
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["0", "1", "2"]
+    with pytest.raises(StorageError, match="cannot be renamed"):
+        storage.set_aside(tmp_path / "nothing")
+
+
+def test_flushing_what_is_not_there_is_a_storage_error(tmp_path):
+    storage.flush(REPOSITORY / "tests" / "test_storage.py")
+    with pytest.raises(StorageError, match="nothing"):
+        storage.flush(tmp_path / "nothing")

@@ -12,6 +12,8 @@ from eqflow import rng
 from eqflow.chem.convert import atoms_of_molecule
 
 ITERATIONS = 2000
+# The bounds of all distances, of which RDKit keeps a matrix, are 200 MB of so many atoms.
+MOST_ATOMS = 5000
 
 
 def embedded(smiles: str) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def embedded(smiles: str) -> dict[str, Any]:
     from rdkit import Chem
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+    if not smiles.isascii():
+        raise ValueError("expected a SMILES, which is ASCII")  # RDKit passes over all else
     drawn = Chem.MolFromSmiles(smiles)
     if drawn is None or not drawn.GetNumAtoms():
         raise ValueError("expected a SMILES that RDKit reads")
@@ -39,6 +43,9 @@ def embedded(smiles: str) -> dict[str, Any]:
         raise ValueError(
             f"expected one molecule, not {fragments}: nothing says where they are to each other"
         )
+    atoms = sum(1 + atom.GetTotalNumHs() for atom in drawn.GetAtoms())
+    if atoms > MOST_ATOMS:
+        raise ValueError(f"expected at most {MOST_ATOMS:,} atoms to embed, not {atoms:,}")
     molecule = Chem.AddHs(drawn)
     options = rdDistGeom.ETKDGv3()
     options.randomSeed = rng.derived_seed(0, "embedding", smiles) % 2**31
@@ -48,9 +55,9 @@ def embedded(smiles: str) -> dict[str, Any]:
             raise ValueError("expected a molecule that RDKit can embed in 3-D")
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
         rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=ITERATIONS)
-    atoms = atoms_of_molecule(molecule)
+    found = atoms_of_molecule(molecule)
     return {
-        "numbers": atoms.numbers.tolist(),
-        "charges": atoms.charges.tolist(),
-        "positions": atoms.x.ravel().tolist(),
+        "numbers": found.numbers.tolist(),
+        "charges": found.charges.tolist(),
+        "positions": found.x.ravel().tolist(),
     }

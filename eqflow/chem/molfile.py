@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from eqflow.chem.bare_molfile import bare_molfile
 from eqflow.chem.convert import Atoms, atoms_of_molecule
 
 if TYPE_CHECKING:
@@ -18,15 +19,22 @@ if TYPE_CHECKING:
 # Decimals that bring back each number above a few thousandths of an Ångström bit by bit.
 DECIMALS = {torch.float64: 18, torch.float32: 14}
 
+# What RDKit makes of the errors of its C++.
+UNREADABLE = (RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError)
+
 
 def read_molfile(block: str) -> Atoms | None:
-    """The atoms of one molfile, positions in Å; None where it is malformed."""
+    """The atoms of one molfile, positions in Å; None where it is malformed.
+
+    RDKit is handed the lines about atoms alone, see `eqflow.chem.bare_molfile`.
+    """
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
         try:
-            molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
-        except RuntimeError:
+            bare = "\n".join(bare_molfile(block.split("\n"))) + "\n"
+            molecule = Chem.MolFromMolBlock(bare, sanitize=False, removeHs=False)
+        except UNREADABLE:
             return None
     if molecule is None or (molecule.GetNumAtoms() and not molecule.GetNumConformers()):
         return None

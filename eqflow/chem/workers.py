@@ -63,6 +63,9 @@ class Worker:
             raise UsageError(f"worker: found a deadline of {seconds} s, expected above 0.")
         self.seconds = seconds
         self._program = (
+            # Who stops the caller by a signal to its whole group leaves the worker to the caller.
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             f"from {module} import {name}; from {__name__} import serve; serve({name}, {seconds})"
         )
         self._process: subprocess.Popen[str] | None = None
@@ -104,9 +107,11 @@ class Worker:
             process.wait()
 
     def _started(self) -> subprocess.Popen[str]:
-        where = os.pathsep.join(path for path in sys.path if path)
+        # What is imported here is imported there, and no more: not, as with `-c` alone, whatever
+        # lies in the current folder before anything else.
+        where = os.pathsep.join(path or os.getcwd() for path in sys.path)
         process = subprocess.Popen(
-            [sys.executable, "-c", self._program],
+            [sys.executable, "-P", "-c", self._program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -119,7 +124,7 @@ class Worker:
             self.close()
             raise EqflowError(
                 "worker: the process did not start. See why with: "
-                f"PYTHONPATH={where!r} {sys.executable} -c {self._program!r}"
+                f"PYTHONPATH={where!r} {sys.executable} -P -c {self._program!r}"
             )
         return process
 

@@ -7,7 +7,7 @@ neighbours.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,7 @@ from eqflow.cli.presets import Preset, options_of, strangers
 from eqflow.cli.schemas import (
     CheckConfig,
     DemoConfig,
+    DoctorConfig,
     ImportEnfConfig,
     SampleConfig,
     ScoreConfig,
@@ -47,6 +48,7 @@ from eqflow.train.config import (
 )
 from eqflow.train.node_config import ENCODINGS, NODE_CLASSIFICATION, REWIRINGS, NodeConfig
 from eqflow.train.node_models import NODE_MODELS
+from eqflow.train.solver_unused import without_effect as unused_of_solver
 from eqflow.train.tasks import ineffective, problems_of, unused_from_preset
 
 # Schemas by the name of what is composed: a verb, or a task of train that is not the first.
@@ -59,6 +61,7 @@ SCHEMAS: dict[str, type] = {
     "import-enf": ImportEnfConfig,
     "demo": DemoConfig,
     "tune": TuneConfig,
+    "doctor": DoctorConfig,
 }
 # What train composes for each task; a preset without `task:` is of the first.
 STRUCTURES = "structures"
@@ -96,7 +99,13 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else Path(str(files("eqflow"))).parent / "configs"
 
 
-def composed(verb: str, words: Sequence[str], notice: Callable[[str], None] | None = None) -> Any:
+def composed(
+    verb: str,
+    words: Sequence[str],
+    notice: Callable[[str], None] | None = None,
+    *,
+    takes_unused: bool = False,
+) -> Any:
     """The configuration of a verb, as its schema's dataclass.
 
     What a preset says of another option than the one chosen by a word is left out of it.
@@ -105,11 +114,13 @@ def composed(verb: str, words: Sequence[str], notice: Callable[[str], None] | No
         verb: Which.
         words: As typed, `key=value` each.
         notice: Called with a line about what was left out.
+        takes_unused: Whether words may have no effect beside the others, as some of a search have
+            in some of its trials.
 
     Raises:
         UsageError: If a word is no `key=value`, a key or option is unknown, a value has the wrong
-            type, or a word of train has no effect beside the others; all wrong words are named in
-            one message, with what is wrong about the values of the others.
+            type, or a word has no effect beside the others; all wrong words are named in one
+            message, with what is wrong about the values of the others.
     """
     _register()
     what = verb
@@ -133,14 +144,15 @@ def composed(verb: str, words: Sequence[str], notice: Callable[[str], None] | No
         config, left_out = _composed(what, good, preset, chosen)
     except UsageError as error:
         raise UsageError("\n".join([*problems, str(error)])) from error
-    if verb == "train":
-        unused = {key: why for key, why in ineffective(config).items() if key in typed}
-        # What follows from a word that was not understood is no problem of its own.
-        named = typed if problems else None
-        problems += [f"{key}: {why}" for key, why in unused.items()]
-        for line in problems_of(config) if problems else ():
+    unused = {} if takes_unused else _unused(config, typed)
+    # What follows from a word that was not understood is no problem of its own.
+    named = typed if problems else None
+    problems += [f"{key}: {why}" for key, why in unused.items()]
+    if verb == "train" and problems:
+        for line in problems_of(config):
             key = line.partition(":")[0]
-            if key not in unused and (named is None or key in named):
+            is_typed = named is None or any(part in named for part in key.split(" + "))
+            if key not in unused and is_typed:
                 problems.append(line)
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
@@ -149,6 +161,26 @@ def composed(verb: str, words: Sequence[str], notice: Callable[[str], None] | No
         verb = "is" if len(left_out) == 1 else "are"
         notice(f"notice: of the preset, {', '.join(left_out)} {verb} left out beside {told}")
     return config
+
+
+def unused_words(words: Sequence[str]) -> dict[str, str]:
+    """Keys of words of train that have no effect beside the others, and why.
+
+    Raises:
+        UsageError: If a word is wrong for another reason.
+    """
+    typed = {word.partition("=")[0] for word in words}
+    return _unused(composed("train", words, takes_unused=True), typed)
+
+
+def _unused(config: Any, typed: Collection[str]) -> dict[str, str]:
+    """Those of the keys typed that have no effect, and why; what nobody typed may have none."""
+    found: dict[str, str] = {}
+    if isinstance(config, Config | NodeConfig):
+        found = ineffective(config)
+    elif isinstance(config, ImportEnfConfig):
+        found = unused_of_solver(config.solver.method)
+    return {key: why for key, why in found.items() if key in typed}
 
 
 def _chosen(what: str, words: Sequence[str]) -> tuple[Preset | None, dict[str, str]]:

@@ -9,6 +9,7 @@ import torch
 
 from eqflow.cli.schemas import SampleConfig
 from eqflow.data import read
+from eqflow.data.units import unit_doubt
 from eqflow.errors import UsageError
 from eqflow.flows import AbstractFlow, MaskedMolecularFlow, Masking
 from eqflow.flows.inpainting import STRETCH, Fixed
@@ -55,6 +56,8 @@ def conditions_of(config: SampleConfig, flow: AbstractFlow) -> tuple[dict[str, A
                 f"{config.fixed}."
             )
         options["fixed"] = fixed
+        if doubt := unit_doubt(fragment):
+            lines.append(f"notice: {config.fixed}: {doubt}")
         lines.append(
             f"around the {len(fixed)} atoms of {config.fixed}, which are exact; the rest is "
             f"approximate: {fixed.times} stretches, travelled {fixed.rounds + 1} times each"

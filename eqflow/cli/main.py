@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
-
-from eqflow.cli import check, demo, import_enf, sample, score, train, tune
+from eqflow.cli import check, crash, demo, doctor, import_enf, sample, score, train, tune
 from eqflow.cli.compose import TASKS, composed, experiments, groups_of, keys, task_of
 from eqflow.cli.memory import keep_freed_memory
-from eqflow.cli.terminal import Terminal, abandon_output
+from eqflow.cli.signals import exit_code_of, leave_by_signals
+from eqflow.cli.terminal import Terminal, abandon_output, always_printable
 from eqflow.cli.words import Key, nearest
-from eqflow.errors import EqflowError, ExitCode, UsageError
+from eqflow.errors import EqflowError, ExitCode, UsageError, is_want_of_memory, printable
+
+# What no one need report: the disk, its permissions, too many files.
+OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 
 VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
     "train": (train.run, "train a model, or resume one by the same command"),
@@ -22,6 +34,7 @@ VERBS: dict[str, tuple[Callable[..., ExitCode], str]] = {
     "check": (check.run, "symmetry and consistency laws of a trained run, or of any function"),
     "tune": (tune.run, "search the settings of a preset on validation data"),
     "import-enf": (import_enf.run, "the published E-NF of QM9 as a run"),
+    "doctor": (doctor.run, "what this installation can do, a line each"),
     "demo": (demo.run, "all of it on embedded defaults, with pictures"),
 }
 
@@ -30,13 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     if arguments is None:  # the process is ours
         keep_freed_memory()
+        leave_by_signals()
+        always_printable()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output went away; nothing more can be told to it.
         abandon_output()
         return ExitCode.DONE
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE or error.filename:
+            return _bug(words, error)
+        abandon_output()
+        told = f"standard output cannot be written ({error.strerror})"
+        return _failed(" ".join(words[:1]), told, ExitCode.STORAGE)
+    except Exception as error:
+        return _bug(words, error)
     return code
 
 
@@ -51,11 +75,8 @@ def _run(words: list[str]) -> int:
         print(f"eqflow {__version__}")
         return ExitCode.DONE
     if verb not in VERBS:
-        print(
-            f"eqflow: there is no verb {verb!r}; {nearest(verb, VERBS)}",
-            file=sys.stderr,
-        )
-        return ExitCode.USAGE
+        text = f"eqflow: there is no verb {verb!r}; {nearest(verb, VERBS)}"
+        return _complained(text, ExitCode.USAGE)
     if any(word in ("-h", "--help") for word in rest):
         try:
             print(help_of(verb, [word for word in rest if word not in ("-h", "--help")]))
@@ -115,36 +136,48 @@ def _line(key: str, default: str, text: str) -> str:
 
 
 def _guarded(verb: str, words: Sequence[str]) -> int:
+    config = None
     try:
         if verb == "tune":
             own, of_train, space = tune.parsed_words(words)
-            return tune.run(composed(verb, own), of_train, space)
-        return VERBS[verb][0](composed(verb, words, Terminal().line))
+            config = composed(verb, own)
+            return tune.run(config, of_train, space)
+        config = composed(verb, words, Terminal().line)
+        return VERBS[verb][0](config)
     except EqflowError as error:
         return _failed(verb, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _failed(verb, "interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        # PyTorch says CUDA's want of memory by a class of its own, and the CPU's in words.
-        named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not named and "can't allocate memory" not in str(error):
-            return _bug(verb)
+    except KeyboardInterrupt as error:
+        code = exit_code_of(getattr(error, "number", None))
+        how = "terminated" if code is ExitCode.TERMINATED else "interrupted"
+        return _failed(verb, how, code)
+    except OSError as error:
+        # Lines that nobody reads raise nothing: a broken pipe is one to a process of our own.
+        if error.errno not in OF_THE_MACHINE:
+            return _bug([verb, *words], error, config)
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(verb, f"{where}{error.strerror}", ExitCode.STORAGE)
+    except Exception as error:
+        if not is_want_of_memory(error):
+            return _bug([verb, *words], error, config)
         return _failed(
             verb, "out of memory; lower train.batch_size, model.width or the batch", ExitCode.MEMORY
         )
-    except Exception:
-        return _bug(verb)
 
 
-def _bug(verb: str) -> int:
-    traceback.print_exc()
-    return _failed(verb, "this is a bug in eqflow; please report the lines above", ExitCode.BUG)
+def _bug(words: Sequence[str], error: Exception, config: Any = None) -> int:
+    """What no one foresaw: its traceback goes to a file, and not over what people were told."""
+    return _failed(" ".join(words[:1]), crash.told(words, error, config), ExitCode.BUG)
 
 
 def _failed(verb: str, message: str, code: ExitCode) -> int:
-    print(f"eqflow {verb}: {message}", file=sys.stderr)
+    return _complained(f"eqflow {verb}: {message}", code)
+
+
+def _complained(text: str, code: ExitCode) -> int:
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it; the code still says what happened
+        abandon_output(sys.stderr)
     return code
 
 

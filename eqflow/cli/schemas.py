@@ -13,7 +13,7 @@ class SolverOverride:
     """How to integrate; whatever is not given is the run's own."""
 
     method: str | None = leaf(
-        None, "dopri5, adaptive_heun, rk4, heun, midpoint, euler; as in the run"
+        None, "dopri5, adaptive_heun, radau, rk4, heun, midpoint, euler; as in the run"
     )
     rtol: float | None = leaf(None, "relative tolerance; as in the run")
     atol: float | None = leaf(None, "absolute tolerance; as in the run")
@@ -56,8 +56,11 @@ class SampleConfig:
         None, "rate at which a run of masked_egnn takes elements back: 0 where not given"
     )
     bonds: bool = leaf(True, "write molecules to .sdf with bonds: RDKit's, or else by distances")
-    batch: int = leaf(1000, "structures between two lines of progress")
+    batch: int = leaf(256, "structures drawn together; each time they are saved")
     solver: SolverOverride = field(default_factory=SolverOverride)
+    fallback: bool = leaf(
+        True, "try other solvers on structures where that one fails, and say which were"
+    )
     device: str = leaf("auto", "cpu, cuda, or auto")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
 
@@ -97,6 +100,12 @@ class ScoreConfig:
         "not given, no limit with divergence=exact, else what the model can afford",
     )
     solver: SolverOverride = field(default_factory=SolverOverride)
+    fallback: bool = leaf(
+        True, "try other solvers on structures where that one fails, and say which were"
+    )
+    convergence: bool = leaf(
+        False, "score again by a finer solver, and say what that changes: of densities alone"
+    )
     device: str = leaf("auto", "cpu, cuda, or auto")
     threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
 
@@ -160,6 +169,15 @@ class DemoConfig:
     particle_minutes: float = leaf(1.5, "training time on DW4")
     molecule_minutes: float = leaf(1.0, "training time on molecules")
     samples: int = leaf(1000, "structures to draw")
+
+
+@dataclass
+class DoctorConfig:
+    """What this installation can do, and what it cannot."""
+
+    dir: str = leaf("runs", "folder that run folders go into; it need not be there yet")
+    out: str | None = leaf(None, "JSON file to write as well")
+    threads: int | None = leaf(None, "CPU threads; PyTorch's choice where not given")
 
 
 @dataclass

@@ -1,38 +1,48 @@
 """`eqflow score`: log-likelihood of structures under a trained run, with its terms and error.
 
+Scored are batches, of few structures where each takes long, and what is scored is kept: killed or
+stopped at any moment, the same command scores the rest, and ends with the rows and means it would
+have ended with. Structures of a batch share the steps of an adaptive solver; which of them are
+together is a function of model, structures and options, unless memory does not suffice for that.
+
 A run that classifies nodes is scored by `eqflow.cli.score_nodes`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections import Counter
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eqflow import rng, storage
+from eqflow import storage
 from eqflow.cli import score_nodes
 from eqflow.cli.conditions import given_in
+from eqflow.cli.journal import Journal, identity_of
 from eqflow.cli.schemas import ScoreConfig
+from eqflow.cli.score_table import OUT_OF_MEMORY, UNKNOWN_ELEMENT, Part, Table, Unscored
+from eqflow.cli.signals import Received, Signals, typed_command
 from eqflow.cli.terminal import Terminal
-from eqflow.cli.traces import Plan
-from eqflow.cli.trained import load_run, overridden, required_output
+from eqflow.cli.traces import Plan, Traced
+from eqflow.cli.trained import load_run, overridden, required_output, seed_of
 from eqflow.data import has_known_elements, read_report, with_known_elements
 from eqflow.data.files import READERS
 from eqflow.data.records import ReadResult
-from eqflow.errors import DataError, ExitCode, UsageError
+from eqflow.data.units import unit_doubt
+from eqflow.errors import DataError, ExitCode, MemoryExhausted, UsageError
 from eqflow.evaluate import negative_log_likelihood
 from eqflow.flows import BoundScores, Flow, MaskedMolecularFlow, MolecularFlow, Scores, Status
+from eqflow.flows.convergence import CONVERGED, unconverged
 from eqflow.flows.masked import NO_LIKELIHOOD
 from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
+from eqflow.halving import by_halves
 from eqflow.train.weights import classifies_nodes
 
-BATCH = 256  # structures between two lines of progress
+BATCH = 256  # structures scored together, at most
 FEW_DRAWS = 3
 
 
@@ -73,6 +83,8 @@ def run(config: ScoreConfig) -> ExitCode:
     )
     for line in skipped:
         terminal.line(f"skipped: {line}")
+    if doubt := unit_doubt(kept):
+        terminal.line(f"notice: {doubt}")
     if clouds.numbers is not None and not flow.elements:
         terminal.line("the elements are ignored: this model knows none")
     if line := _of_charges(kept, flow):
@@ -81,51 +93,129 @@ def run(config: ScoreConfig) -> ExitCode:
         terminal.line(line)
     if cost := plan.cost(flow, kept.sizes, solver, options.get("draws", 1)):
         terminal.line(cost)
-    rows: dict[int, list[str]] = {}
-    parts: list[Scores] = []
-    few = 0  # bounds that a draw or two decide
-    together = max(1, BATCH // options.get("draws", 1))
-    for part in plan.parts:
-        for first in range(0, len(part.places), together):
-            chosen = part.places[first : first + together]
-            batch = kept[torch.tensor(chosen)]
-            scores = flow.score(
-                batch,
-                divergence=part.divergence,
-                seed=_seed_of(config.seed, chosen[0]),
-                solver=solver,
-                **options,
+    draws = options.get("draws", 1)
+    batches = list(plan.batches(flow, kept.sizes, solver, draws, max(1, BATCH // draws)))
+    left_out = [
+        Unscored.of(place, clouds[place], UNKNOWN_ELEMENT)
+        for place in sorted(set(range(len(clouds))) - set(places))
+    ]
+    device = next(flow.parameters()).device
+    identity = identity_of("score", config, device, {"data.path": config.data.path})
+    with Journal.opened(out, identity) as journal, Signals("this batch") as signals:
+        table = Table(out, journal, left_out)
+        if earlier := len(table):
+            terminal.line(f"goes on after {earlier:,} structures")
+        score = partial(
+            flow.score,
+            solver=solver,
+            fallback=config.fallback,
+            check_convergence=config.convergence,
+            **options,
+        )
+        try:
+            for batch in batches[table.batches :]:
+                if signals.received():
+                    break
+                table.add(_scored(batch, kept, places, config.seed, score, terminal))
+                terminal.counted(len(table), len(kept), "structures", earlier)
+            if len(table):
+                table.save()
+        except Received:
+            terminal.line(f"stopped at once; go on with: {typed_command()}")
+            return signals.code()
+        if table.batches < len(batches):
+            terminal.line(
+                f"stopped and saved after {len(table):,} of {len(kept):,} structures; go on with: "
+                f"{typed_command()}"
             )
-            parts.append(scores)
-            if isinstance(scores, BoundScores) and part.divergence.is_exact:
-                few += int((scores.effective_draws < FEW_DRAWS).sum())
-            for place, row in zip(chosen, _rows(scores, batch, part.name), strict=True):
-                rows[places[place]] = [str(places[place]), *row]
-            terminal.counted(len(rows), len(kept), "structures")
-    terms = list(parts[0].terms)
-    for place in sorted(set(range(len(clouds))) - set(places)):
-        rows[place] = [str(place), *_unknown(clouds[place], len(terms))]
-    header = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", "divergence"]
-    header += [*terms, "source"]
-    storage.write_text(out, _csv([header, *(rows[place] for place in sorted(rows))]))
+            return signals.code()
+        journal.finish()
+    return _told(table, out, len(kept), draws, bool(skipped), terminal)
 
-    nll = negative_log_likelihood(torch.cat([part.log_prob for part in parts]))
+
+def _scored(
+    batch: Traced,
+    clouds: Clouds,
+    indices: Sequence[int],
+    seed: int,
+    score: Callable[..., Scores],
+    terminal: Terminal,
+) -> Part:
+    """A batch of the clouds, or what of it fits into memory; `indices` are places in the file."""
+    part = Part()
+
+    def of(places: Sequence[int]) -> Scores:
+        some = clouds[torch.tensor(places)]
+        with warnings.catch_warnings():
+            # Said of all structures at the end.
+            warnings.filterwarnings("ignore", "score: a finer solver", RuntimeWarning)
+            return score(some, divergence=batch.divergence, seed=seed_of(seed, places[0]))
+
+    done, too_large = by_halves(batch.places, of)
+    for place in too_large:
+        lost = Unscored.of(indices[place], clouds[place], OUT_OF_MEMORY, batch.name)
+        part.too_large.append(lost)
+        terminal.line(
+            f"left out: structure {lost.index} of {lost.points:,} points does not fit into memory "
+            f"by the {batch.name} divergence"
+        )
+    for places, scores in done:
+        where = [indices[place] for place in places]
+        part.add(where, clouds[torch.tensor(places)], scores, batch.name)
+        if isinstance(scores, BoundScores) and batch.divergence.is_exact:
+            part.few += int((scores.effective_draws < FEW_DRAWS).sum())
+    return part
+
+
+def _told(
+    table: Table, out: Path, count: int, draws: int, is_partial: bool, terminal: Terminal
+) -> ExitCode:
+    """Lines about what was scored; the exit code."""
+    nll = negative_log_likelihood(table.log_prob)
     if nll.count:
         terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
-    if few and options["draws"] > 1:
+    if len(table.changes):
+        terminal.line(_of_convergence(table.changes))
+    if table.few and draws > 1:
         terminal.line(
-            f"{few:,} bounds rest on fewer than {FEW_DRAWS} of their draws: they are loose and "
-            "their errors too small; a larger draws= tightens them"
+            f"{table.few:,} bounds rest on fewer than {FEW_DRAWS} of their draws: they are loose "
+            "and their errors too small; a larger draws= tightens them"
         )
-    ended = Counter(status for part in parts for status in part.status)
-    del ended[Status.SUCCESS]
-    for status, count in ended.items():
+    for status, times in table.ended.items():
         what = "failed" if status.failed else "impossible"
-        terminal.line(f"{what}: {count:,} structures, {status.name.lower()}: {status.value}")
+        where = f"; {table.endings.where(status.name)}" if status.failed else ""
+        terminal.line(f"{what}: {times:,} structures, {status.name.lower()}: {status.value}{where}")
+    for line in table.endings.others():
+        terminal.line(line)
+    if large := table.too_large:
+        least = min(each.points for each in large)
+        terminal.line(
+            f"left out: {len(large):,} structures of {least:,} points and more that do not fit "
+            "into memory; divergence=hutchinson needs less of it"
+        )
+    if len(large) == count:
+        raise MemoryExhausted(
+            f"none of {count:,} structures fits into memory, see {out}. Say divergence=hutchinson, "
+            "or free memory."
+        )
     terminal.line(f"done: {out}")
-    if not nll.count and ended[Status.IMPOSSIBLE_SIZE] < len(kept):
+    if not nll.count and table.ended[Status.IMPOSSIBLE_SIZE] < count:
         return ExitCode.NUMERICAL
-    return ExitCode.PARTIAL if ended or skipped else ExitCode.DONE
+    return ExitCode.PARTIAL if table.ended or large or is_partial else ExitCode.DONE
+
+
+def _of_convergence(changes: torch.Tensor) -> str:
+    """How far log-likelihoods are from those of the equation, by what a finer solver changes."""
+    line = (
+        f"convergence: a finer solver changes log-likelihoods by {float(changes.mean()):+.2g} nats "
+        f"in the mean, each by at most {float(changes.abs().max()):.2g}"
+    )
+    if count := int(unconverged(changes).sum()):
+        line += (
+            f"; notice: {count:,} of {len(changes):,} by more than {CONVERGED:g}. Try a smaller "
+            "solver.rtol and solver.atol, or more solver.steps"
+        )
+    return line
 
 
 def _of_charges(clouds: Clouds, flow: Flow | MolecularFlow) -> str:
@@ -171,46 +261,3 @@ def _structures(path: str, dimension: int, on_problem: str) -> ReadResult:
         return read_report(path, dimension, on_problem)
     except UsageError as error:
         raise DataError(f"the model has dimension {dimension}, but {error}") from error
-
-
-def _seed_of(seed: int, place: int) -> int:
-    """The seed of the batch whose first structure is at a place of the file."""
-    return seed if place == 0 else rng.derived_seed(seed, "batch", place)
-
-
-def _rows(scores: Scores, clouds: Clouds, divergence: str) -> list[list[str]]:
-    """What follows the index, for each structure."""
-    sources = clouds.source or ("",) * len(clouds)
-    return [
-        [
-            str(size),
-            _number(float(scores.log_prob[i])),
-            _number(float(scores.log_prob_se[i])),
-            str(int(scores.evaluations[i])),
-            scores.status[i].name.lower(),
-            "" if scores.status[i] is Status.IMPOSSIBLE_SIZE else divergence,
-            *(_number(float(term[i])) for term in scores.terms.values()),
-            sources[i],
-        ]
-        for i, size in enumerate(clouds.sizes.tolist())
-    ]
-
-
-def _unknown(cloud: Clouds, terms: int) -> list[str]:
-    """The row of a structure that was left out because of an element."""
-    nan = _number(math.nan)
-    return [
-        str(int(cloud.sizes)),
-        *(nan, nan, "0", "unknown_element", "", *([nan] * terms)),
-        cloud.source[0] if cloud.source else "",
-    ]
-
-
-def _number(value: float) -> str:
-    return f"{value:.8g}"
-
-
-def _csv(rows: list[list[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

@@ -15,6 +15,7 @@ from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import Terminal
 from eqflow.cli.trained import load_classifier, overridden
 from eqflow.errors import DataError, ExitCode, NumericalError, UsageError
+from eqflow.flows.diffusion_arguments import is_linear
 from eqflow.graphs import Graph, Split
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.train.node_data import digest, divided, moved, notices_of, prepared
@@ -30,7 +31,8 @@ def run(config: ScoreConfig, out: Path) -> ExitCode:
     classifier, statistics = load_classifier(config.run, config.device, config.threads)
     changes = {key: value for key, value in asdict(config.solver).items() if value is not None}
     if isinstance(classifier, DiffusionClassifier):
-        classifier.solver = overridden(classifier.solver, config.solver)
+        linear = is_linear(classifier.field)
+        classifier.solver = overridden(classifier.solver, config.solver, is_linear=linear)
     elif changes:
         raise UsageError(
             f"{', '.join(f'solver.{key}' for key in changes)}: found for a model of layers, which "
@@ -73,6 +75,7 @@ def _require_of_nodes(config: ScoreConfig) -> None:
     given = [name for name in OF_DENSITIES if getattr(config, name) is not None]
     if config.data.structures is not None:
         given.append("data.structures")
+    given += ["convergence"] * config.convergence + ["fallback"] * (not config.fallback)
     if given:
         raise UsageError(
             f"{', '.join(given)}: found for a run that classifies nodes, which has no density. "

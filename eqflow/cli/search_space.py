@@ -43,6 +43,11 @@ class Range:
             return str(trial.suggest_int(name, int(self.low), int(self.high), log=self.log))
         return repr(trial.suggest_float(name, self.low, self.high, log=self.log))
 
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """One value: a number of a range has an effect or none, whichever it is."""
+        return (str(int(self.low)) if self.whole else repr(self.low),)
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -53,6 +58,11 @@ class Choices:
     def suggest(self, trial: Suggests, name: str) -> str:
         """A value as one would type it."""
         return trial.suggest_categorical(name, self.values)
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """All of them: by a method or a model others come to have an effect."""
+        return self.values
 
 
 Space = dict[str, Range | Choices]

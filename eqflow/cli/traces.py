@@ -6,7 +6,8 @@ depends on the model alone the trace is estimated, and the row says so, with a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from eqflow.cli.schemas import ScoreConfig
 from eqflow.cli.terminal import duration
 from eqflow.errors import UsageError
 from eqflow.flows import Flow, Hutchinson, MolecularFlow, Solver
-from eqflow.flows.exact_cost import affordable_points, seconds_of_trace
+from eqflow.flows.exact_cost import affordable_points, multiplications, seconds_of_trace
 from eqflow.flows.steppers import TABLEAUS
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.train.build import build_divergence
@@ -25,6 +26,10 @@ PROBES = 4  # as of `divergence=hutchinson`
 # dopri5 at 1e-5 took 56 to 164 on molecules of 5 to 29 atoms (`benchmarks/results`).
 TYPICAL_EVALUATIONS = 150
 NOTICEABLE = 5  # seconds
+# Multiplications between two saves: a minute of one thread of a CPU, see `eqflow.flows.exact_cost`,
+# or about as long of a GPU, which needs more structures at a time to be busy.
+BETWEEN_SAVES = {"cpu": 24 * 10**11}
+BETWEEN_SAVES_ELSEWHERE = 10**14
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,32 @@ class Plan:
             words += f" up to {limit} points, hutchinson for {len(places[1]):,} larger"
         return cls([part for part in parts if part.places], words)
 
+    def batches(
+        self, flow: Flow | MolecularFlow, sizes: Tensor, solver: Solver, draws: int, most: int
+    ) -> Iterator[Traced]:
+        """Structures that are scored together: at most `most`, fewer where each takes long.
+
+        How many is a function of model, structures and kind of device, so that the same command
+        has the same batches.
+        """
+        times = draws * _evaluations(solver)
+        device = next(flow.parameters()).device.type
+        budget = BETWEEN_SAVES.get(device, BETWEEN_SAVES_ELSEWHERE)
+        for part in self.parts:
+            together: list[int] = []
+            spent = 0
+            for place in part.places:
+                points = int(sizes[place])
+                work = times * multiplications(flow.continuous.field, points, flow.dimension)
+                if not part.divergence.is_exact:  # some directions, and not all
+                    work //= max(points, 1)
+                if together and (len(together) == most or spent + work > budget):
+                    yield replace(part, places=together)
+                    together, spent = [], 0
+                together.append(place)
+                spent += work
+            yield replace(part, places=together)
+
     def cost(
         self, flow: Flow | MolecularFlow, sizes: Tensor, solver: Solver, draws: int
     ) -> str | None:
@@ -98,16 +129,21 @@ class Plan:
         points = max((int(some.max()) for some in exact if len(some)), default=0)
         if not points:
             return None
-        evaluations = TYPICAL_EVALUATIONS
-        if not solver.is_adaptive:
-            evaluations = solver.steps * len(TABLEAUS[solver.method].weights)
-        seconds = draws * evaluations * seconds_of_trace(flow.continuous, points, flow.dimension)
+        seconds = (
+            draws * _evaluations(solver) * seconds_of_trace(flow.continuous, points, flow.dimension)
+        )
         if seconds < NOTICEABLE:
             return None
         return (
             f"exact trace: about {duration(seconds)} for a structure of {points} points; "
             "exact_atoms= leaves those of more points to probes, with a standard error"
         )
+
+
+def _evaluations(solver: Solver) -> int:
+    if solver.is_adaptive:
+        return TYPICAL_EVALUATIONS
+    return solver.steps * len(TABLEAUS[solver.method].weights)
 
 
 def _default(config: ScoreConfig, flow: Flow | MolecularFlow) -> DivergenceConfig:

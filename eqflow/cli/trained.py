@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from eqflow import rng
 from eqflow.cli.schemas import SolverOverride
 from eqflow.errors import UsageError
 from eqflow.flows import Solver
 from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.train.build import TrainedFlow, chosen_device
+from eqflow.train.solver_unused import without_effect
 from eqflow.train.weights import load, statistics_of
 
 
@@ -49,10 +51,39 @@ def _loaded(run: str | None, device: str, threads: int | None) -> Any:
     return load(run).to(chosen_device(device))
 
 
-def overridden(solver: Solver, override: SolverOverride) -> Solver:
-    """The run's solver with the keys that were given."""
+def seed_of(seed: int, place: int) -> int:
+    """The seed of structures that are drawn or scored together, by the place of the first.
+
+    So what is drawn depends on which structures are together, and not on what was done before.
+    """
+    return seed if place == 0 else rng.derived_seed(seed, "batch", place)
+
+
+def overridden(
+    solver: Solver,
+    override: SolverOverride,
+    *,
+    is_linear: bool = False,
+    is_revealing: bool = False,
+) -> Solver:
+    """The run's solver with the keys that were given.
+
+    Args:
+        solver: Of the run.
+        override: What was given.
+        is_linear, is_revealing: What is solved, see `eqflow.train.solver_unused`.
+
+    Raises:
+        UsageError: If a value is out of range, or a key given has no effect with the method.
+    """
     given = {key: value for key, value in asdict(override).items() if value is not None}
-    return replace(solver, **given)
+    changed = replace(solver, **given)
+    unused = without_effect(changed.method, is_linear=is_linear, is_revealing=is_revealing)
+    if problems := [
+        f"{key}: {unused[key]}" for name in given if (key := f"solver.{name}") in unused
+    ]:
+        raise UsageError("\n".join(problems))
+    return changed
 
 
 def required_output(out: str | None, endings: Sequence[str], example: str) -> Path:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 
@@ -30,12 +31,21 @@ from eqflow.cli.compose import (
     split_off,
     task_of,
     train_keys,
+    unused_words,
 )
 from eqflow.cli.schemas import TuneConfig
 from eqflow.cli.search_space import Space, parsed
 from eqflow.cli.terminal import Quiet, Terminal
-from eqflow.errors import ExitCode, NumericalError, SolverFailed, UsageError
+from eqflow.errors import (
+    CheckpointError,
+    ExitCode,
+    NumericalError,
+    SolverFailed,
+    StorageError,
+    UsageError,
+)
 from eqflow.train.abstract_run import SUMMARY
+from eqflow.train.documents import json_of, yaml_of
 from eqflow.train.folder import exclusive, require_possible
 from eqflow.train.node_config import NODE_CLASSIFICATION
 from eqflow.train.tasks import run_of
@@ -49,6 +59,8 @@ METRICS = {
     STRUCTURES: {"val_loss": "minimize", "val_nll": "minimize"},
 }
 STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+# Combinations of choices looked at for one in which a word has an effect.
+MOST_COMBINATIONS = 64
 SEARCH, STUDY, TRIALS, BEST = "search.yaml", "study.db", "trials.csv", "best.yaml"
 
 
@@ -78,13 +90,16 @@ def run(config: TuneConfig, words: Sequence[str], texts: dict[str, Any]) -> Exit
     require_possible(search.folder)
     search.require_same()
     storage.require_writable(search.folder)
-    with exclusive(search.folder):
+    with exclusive(search.folder, terminal.line):
         search.keep()
         try:
             search.to_the_end(terminal)
         except Stopped as stopped:
             terminal.line("stopped and saved; the same command goes on with this trial")
             return stopped.code
+        except Exception as error:
+            _require_disk(search.folder / STUDY, error)
+            raise
         finally:
             search.close()
     return search.tell(terminal)
@@ -105,8 +120,10 @@ class Search:
         self.config = config
         self.words = list(words)
         self.space: Space = parsed(texts, train_keys(words), options_of_train(words))
-        first = composed("train", words)
+        first = composed("train", words, takes_unused=True)
         run_of(first, lambda line: None)  # or says what is wrong
+        if unused := unused_anywhere(self.words, self.space):
+            raise UsageError("\n".join(f"{key}: {why}" for key, why in unused.items()))
         self.name = first.name
         self.folder = Path(config.dir or f"runs/{first.name}-tune")
         self.plain = {
@@ -119,7 +136,7 @@ class Search:
     def require_same(self) -> None:
         """Refuse a folder that holds another search."""
         path = self.folder / SEARCH
-        if path.is_file() and yaml.safe_load(path.read_text("utf-8")) != self.plain:
+        if path.is_file() and yaml_of(path) != self.plain:
             raise UsageError(
                 f"{self.folder} holds another search, see {path}. Give another dir, or the same "
                 "words to go on with it."
@@ -130,14 +147,21 @@ class Search:
         optuna = _optuna()
         storage.write_text(self.folder / SEARCH, yaml.safe_dump(self.plain, sort_keys=False))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        place = f"sqlite:///{(self.folder / STUDY).resolve()}"
-        self._storage = optuna.storages.RDBStorage(place)
-        self._study = optuna.create_study(
-            storage=self._storage,
-            study_name="eqflow",
-            direction=self.direction,
-            load_if_exists=True,
-        )
+        path = self.folder / STUDY
+        try:
+            self._storage = optuna.storages.RDBStorage(_address(path))
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name="eqflow",
+                direction=self.direction,
+                load_if_exists=True,
+            )
+        except Exception as error:  # whatever SQLite, its driver or Optuna find wrong with the file
+            _require_disk(path, error)
+            raise CheckpointError(
+                f"{path}: found a damaged file or another format, expected a study of Optuna "
+                f"({str(error).splitlines()[0]}). Delete it to search anew, or give another dir."
+            ) from error
         for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
             # It was stopped on its way, and is asked for again.
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -192,14 +216,14 @@ class Search:
             own = [f"{key}={text}" for key, text in chosen.items()]
             own += [f"run.dir={folder}", f"name={self.name}"]
             try:
-                config = composed("train", [*self.words, *own])
+                config = composed("train", [*self.words, *own], takes_unused=True)
                 config.seed += repeat
                 code = train.run(config, Quiet())
             except (NumericalError, SolverFailed, UsageError) as error:
                 return math.nan, f"failed: {str(error).splitlines()[0]}"
             if code in STOPPED:
                 raise Stopped(code)
-            summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+            summary = json_of(folder / SUMMARY)
             value = summary.get(self.metric)
             if value is None:
                 return math.nan, f"failed: it has no {self.metric}; train.final_structures=0?"
@@ -224,7 +248,7 @@ class Search:
                 "value": trial.value,
                 "trial": place,
                 "of": len(done),
-                "words": [*self.words, *trial.user_attrs["words"]],
+                "words": _with_effect([*self.words, *trial.user_attrs["words"]]),
             }
             storage.write_text(self.folder / BEST, yaml.safe_dump(best, sort_keys=False))
 
@@ -236,7 +260,7 @@ class Search:
 
     def tell(self, terminal: Terminal) -> ExitCode:
         """Lines about what was found; the exit code."""
-        best = yaml.safe_load((self.folder / BEST).read_text("utf-8")) if self._found() else None
+        best = yaml_of(self.folder / BEST) if self._found() else None
         if best is None:
             raise NumericalError(
                 f"{self.folder}: every trial failed, see {TRIALS}. Look elsewhere in the space."
@@ -260,20 +284,59 @@ class Search:
 def parsed_words(words: Sequence[str]) -> tuple[list[str], list[str], dict[str, Any]]:
     """Words of tune itself, those of train, and the space, of what was typed.
 
-    The space of `preset=NAME`, a file of `configs/tune`, is under what is typed; its other keys are
-    words before those typed.
+    The space of `preset=NAME`, a file of `configs/tune`, is under what is typed; its other keys,
+    such as `repeats`, are words before those typed.
     """
     own, space_words, of_train = split_off(words, TuneConfig)
     texts: dict[str, Any] = {}
-    names = sorted(path.stem for path in (configs_folder() / "tune").glob("*.yaml"))
+    names = spaces()
     presets = [word.partition("=")[2] for word in own if word.startswith("preset=")]
     if presets and presets[-1] != "null":
         if presets[-1] not in names:
             raise UsageError(f"preset: found {presets[-1]!r}, expected one of {', '.join(names)}.")
         plain = yaml.safe_load((configs_folder() / "tune" / f"{presets[-1]}.yaml").read_text())
-        texts |= plain["space"]
+        texts |= plain.pop("space")
+        own = [*(f"{key}={value}" for key, value in plain.items()), *own]
     texts |= dict(word.removeprefix("space.").partition("=")[::2] for word in space_words)
     return own, of_train, texts
+
+
+def spaces() -> list[str]:
+    """Names of the search spaces of `configs/tune`."""
+    return sorted(path.stem for path in (configs_folder() / "tune").glob("*.yaml"))
+
+
+def unused_anywhere(words: Sequence[str], space: Space) -> dict[str, str]:
+    """Words, and keys of the space, that have no effect in any trial, and why.
+
+    What has one in some trials is searched for those. A space of more combinations of choices than
+    are looked at is taken as it is.
+    """
+    unused: dict[str, str] | None = None
+    keys = list(space)
+    for count, values in enumerate(product(*(space[key].examples for key in keys))):
+        if count == MOST_COMBINATIONS:
+            return {}
+        own = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        try:
+            found = unused_words([*words, *own])
+        except UsageError:
+            continue  # A trial of it fails, and says why.
+        unused = found if unused is None else {key: unused[key] for key in unused if key in found}
+        if not unused:
+            return {}
+    return unused or {}
+
+
+def _with_effect(words: Sequence[str]) -> list[str]:
+    """Words of a trial without those that have no effect beside the others."""
+    unused = unused_words(words)
+    return [word for word in words if word.partition("=")[0] not in unused]
+
+
+def _address(path: Path) -> str:
+    """Of an SQLite file, whose path may hold any letter: `?` would begin options."""
+    return f"sqlite:///{quote(str(path.resolve()), safe='/')}"
 
 
 def _require_sensible(
@@ -291,12 +354,27 @@ def _require_sensible(
         )
     if not texts:
         problems.append(
-            "space: found nothing to search, expected space.KEY=[low,high], preset=attention or "
-            "preset=graff."
+            "space: found nothing to search, expected space.KEY=[low,high], or preset="
+            f"{' or '.join(spaces())}."
         )
     if problems:
         raise UsageError("\n".join(problems))
     _optuna()
+
+
+def _require_disk(path: Path, error: Exception) -> None:
+    """Say it where an error of SQLite, which knows no codes here, is about the disk.
+
+    Raises:
+        StorageError: If it is.
+    """
+    words = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
+    text = str(error).splitlines()[0] if str(error) else ""
+    if found := [each for each in words if each in text]:
+        raise StorageError(
+            f"{path}: cannot be written ({found[0]}). The trials that are done are kept: free some "
+            "space, then go on by the same command."
+        ) from error
 
 
 def _optuna() -> Any:

@@ -2,7 +2,15 @@
 
 from eqflow.data.batches import SizeBatches
 from eqflow.data.download import fetch
-from eqflow.data.files import read, read_report, writable_ending, write, write_molecules
+from eqflow.data.files import (
+    encoded,
+    encoded_molecules,
+    read,
+    read_report,
+    writable_ending,
+    write,
+    write_molecules,
+)
 from eqflow.data.images import read_images
 from eqflow.data.qm9 import load_qm9
 from eqflow.data.records import ReadResult
@@ -15,6 +23,8 @@ __all__ = [
     "ReadResult",
     "SizeBatches",
     "duplicates",
+    "encoded",
+    "encoded_molecules",
     "fetch",
     "formulas",
     "has_known_elements",

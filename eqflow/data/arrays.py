@@ -14,17 +14,15 @@ the dimension is said. Positions keep their float32 or float64; integers become 
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from eqflow.chem.elements import LARGEST
+from eqflow.data.numpy_files import load_array, load_arrays
 from eqflow.data.records import ReadResult, Records, accept, require_choice
 from eqflow.data.stated_properties import of_arrays
-from eqflow.data.text import require_content
 from eqflow.errors import DataError, UnknownElement, UsageError
 from eqflow.geometry.clouds import Clouds
 
@@ -120,75 +118,6 @@ def write_npy(clouds: Clouds, file: IO[bytes]) -> None:
     np.save(file, x.reshape(len(clouds), clouds.segments.uniform, clouds.dimension))
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file by name.
-
-    Raises:
-        DataError: If it is no such file, is damaged, or holds Python objects.
-    """
-    head = require_content(path)
-    if not head.startswith(b"PK"):
-        raise DataError(
-            f"{path}: found a file that starts with {head[:8]!r}, expected arrays (.npz)."
-        )
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if _is_array(archive, key)}
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def load_array(path: Path) -> np.ndarray:
-    """The array of an `.npy` file.
-
-    Raises:
-        DataError: If it is no such file, is damaged, or holds Python objects.
-    """
-    head = require_content(path)
-    if not head.startswith(b"\x93NUMPY"):
-        raise DataError(
-            f"{path}: found a file that starts with {head[:8]!r}, expected an .npy array. "
-            "Pickles are never opened: save the positions with numpy.save as floats."
-        )
-    try:
-        with open(path, "rb") as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    SyntaxError,
-    OverflowError,
-    TypeError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def _is_array(archive: np.lib.npyio.NpzFile, key: str) -> bool:
-    return isinstance(archive[key], np.ndarray)
-
-
-def _unreadable(path: Path, error: BaseException) -> DataError:
-    if "allow_pickle" in str(error) or "Object arrays" in str(error):
-        return DataError(
-            f"{path}: found an array of Python objects, which would have to be unpickled and never "
-            "is. Save it as an array of floats; for structures of different sizes use x and ptr."
-        )
-    return DataError(
-        f"{path}: found a damaged file ({error or type(error).__name__}), expected arrays. "
-        "It may be cut off: copy or download it again."
-    )
-
-
 def _dense(
     x: np.ndarray,
     numbers: np.ndarray | None,
@@ -239,6 +168,12 @@ def _packed(
         raise DataError(
             f"{path}: found sizes {sizes.shape} of {sizes.dtype}, expected (B,) counts."
         )
+    if sizes.size and int(sizes.max()) > len(x):
+        # Larger ones may add up to anything in 64 bits.
+        raise DataError(
+            f"{path}: found a structure of {int(sizes.max())} points, but {len(x)} points in "
+            "all: the sizes do not add up. The file may be cut off."
+        )
     sizes = sizes.astype(np.int64)
     if sizes.sum() != len(x):
         raise DataError(
@@ -277,6 +212,8 @@ def _integers(name: str, labels: np.ndarray, count: int, path: Path) -> np.ndarr
         raise DataError(
             f"{path}: found {name} {labels.shape} of {labels.dtype}, expected ({count},) integers."
         )
+    if labels.size and int(labels.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{path}: found {int(labels.max())} among the {name}, beyond 64 bits.")
     return labels.astype(np.int64)
 
 

@@ -15,6 +15,7 @@ holds their bonds as well.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,22 @@ def write(clouds: Clouds, path: str | Path) -> None:
         StorageError: If the file cannot be written.
     """
     path = Path(path)
+    storage.write_atomically(path, _writing(clouds, path))
+
+
+def encoded(clouds: Clouds, path: str | Path) -> bytes:
+    """What `write` writes to a path. In a format of text, files one after another are one file.
+
+    Raises:
+        UsageError, EmptyData, NumericalError, DataError: As `write`.
+    """
+    file = io.BytesIO()
+    _writing(clouds, Path(path))(file)
+    return file.getvalue()
+
+
+def _writing(clouds: Clouds, path: Path) -> Callable[[IO[bytes]], None]:
+    """How clouds are put into the file of a path, once they are known to fit."""
     ragged = len(clouds) > 0 and clouds.segments.uniform is None
     ending = writable_ending(path, dimension=clouds.dimension, one_size=not ragged)
     if not len(clouds) or not bool((clouds.sizes > 0).all()):
@@ -125,7 +142,7 @@ def write(clouds: Clouds, path: str | Path) -> None:
             f"{bad.unique().numel() - 1} others. Leave them out before writing."
         )
     _require_possible_charges(clouds, path)
-    storage.write_atomically(path, partial(WRITERS[ending], writable(clouds)))
+    return partial(WRITERS[ending], writable(clouds))
 
 
 def write_molecules(
@@ -161,14 +178,35 @@ def write_molecules(
 
     def written(file: IO[bytes]) -> None:
         nonlocal count
-        for molecule in molecules:
-            _require_writable(molecule, f"{path}: molecule {count}")
-            write_records([molecule], file, dtype)
-            count += 1
-        if not count:
-            raise EmptyData(f"{path}: found 0 molecules to write, expected at least 1.")
+        count = _write_molecules(molecules, path, file, dtype)
 
     storage.write_atomically(path, written)
+    return count
+
+
+def encoded_molecules(
+    molecules: Iterable[rdkit.Chem.Mol], path: str | Path, dtype: torch.dtype = torch.float64
+) -> bytes:
+    """What `write_molecules` writes to a path; files one after another are one file.
+
+    Raises:
+        EmptyData, DataError, NumericalError: As `write_molecules`.
+    """
+    file = io.BytesIO()
+    _write_molecules(molecules, Path(path), file, dtype)
+    return file.getvalue()
+
+
+def _write_molecules(
+    molecules: Iterable[rdkit.Chem.Mol], path: Path, file: IO[bytes], dtype: torch.dtype
+) -> int:
+    count = 0
+    for molecule in molecules:
+        _require_writable(molecule, f"{path}: molecule {count}")
+        write_records([molecule], file, dtype)
+        count += 1
+    if not count:
+        raise EmptyData(f"{path}: found 0 molecules to write, expected at least 1.")
     return count
 
 

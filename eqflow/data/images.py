@@ -10,17 +10,20 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
 from eqflow import rng
+from eqflow.data.limits import LARGEST_RATIO, require_memory
 from eqflow.data.records import ReadResult
 from eqflow.data.text import require_content
 from eqflow.errors import DataError, EmptyData, UsageError
 from eqflow.geometry.clouds import Clouds
 
 UNSIGNED_BYTE = 8
+AXES = 8  # those of images are 3
 GZIP = b"\x1f\x8b"
 
 
@@ -65,6 +68,8 @@ def read_images(
             f"{path}: found an array {images.shape}, expected images (B, rows, columns). "
             "Labels have a file of their own; give the one of the images."
         )
+    if not images.size:
+        raise EmptyData(f"{path}: found images {images.shape}, expected at least one pixel.")
     images = images[:limit]
     image, row, column = np.nonzero(images >= threshold)
     rows, columns = images.shape[1:]
@@ -82,28 +87,46 @@ def read_idx(path: str | Path) -> np.ndarray:
         DataError: If it is no such file, or damaged.
     """
     path = Path(path)
-    head = require_content(path)
+    is_packed = require_content(path).startswith(GZIP)
     try:
-        content = path.read_bytes()
-        if head.startswith(GZIP):
-            content = gzip.decompress(content)
+        with gzip.open(path) if is_packed else open(path, "rb") as file:
+            return _idx(file, path, path.stat().st_size * (LARGEST_RATIO if is_packed else 1))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: found a damaged gzip file ({error}). Copy or download it again."
         ) from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
+
+
+def _idx(file: IO[bytes], path: Path, most: int) -> np.ndarray:
+    """The array of an open IDX file that holds `most` bytes at most."""
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] != UNSIGNED_BYTE:
         raise DataError(
-            f"{path}: found a file that starts with {content[:4]!r}, expected an IDX file of bytes "
+            f"{path}: found a file that starts with {head!r}, expected an IDX file of bytes "
             "(00 00 08 and the number of axes)."
         )
-    start = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
-    if len(content) != start + math.prod(shape):
+    if head[3] > AXES:
+        raise DataError(f"{path}: found an array of {head[3]} axes, expected at most {AXES}.")
+    lengths = file.read(4 * head[3])
+    shape = [int.from_bytes(lengths[i : i + 4], "big") for i in range(0, len(lengths), 4)]
+    if len(shape) < head[3]:
         raise DataError(
-            f"{path}: found {len(content)} bytes, expected {start + math.prod(shape)} for an array "
-            f"{tuple(shape)}. The file may be cut off: copy or download it again."
+            f"{path}: found {4 + len(lengths)} bytes, expected the lengths of {head[3]} axes. The "
+            "file may be cut off: copy or download it again."
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    size = math.prod(shape)
+    if size <= most:
+        require_memory(size, f"{path}: found an array {tuple(shape)}")
+        content = file.read(size + 1)
+        if len(content) == size:
+            return np.frombuffer(content, np.uint8).reshape(shape)
+        found = "more" if len(content) > size else f"{len(content):,}"
+    else:
+        found = f"at most {most:,}"
+    raise DataError(
+        f"{path}: found {found} bytes of values, expected {size:,} for an array {tuple(shape)}. "
+        "The file may be cut off: copy or download it again."
+    )
 
 
 def gathered(

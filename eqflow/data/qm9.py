@@ -39,6 +39,12 @@ EXCLUDED = "uncharacterized.txt"
 EXCLUDED_URL = FIGSHARE + "3195404"
 EXCLUDED_SHA256 = "3aa5115d540b356de94791d4a74c3bf1ed91c469ecf52a4f5d7cc0506fe02e24"
 EXCLUDED_COUNT = 3054
+# Bytes of a download, above the 86,144,227 and 486,752 that are published.
+LARGEST_ARCHIVE, LARGEST_LIST = 100 << 20, 1 << 20
+
+# Far above what a file of 29 atoms has, and how many there are: no archive grows beyond.
+LARGEST_MEMBER = 1 << 20  # bytes
+MOST_MEMBERS = 1_000_000
 
 _ARCHIVE_ENDINGS = (".tar.bz2", ".tar.gz", ".tgz", ".tar")
 _MEMBER = re.compile(r"(\d{1,9})\.xyz$")
@@ -93,8 +99,10 @@ def _cached(folder: Path, keep_uncharacterized: bool, progress: Progress | None)
     parsed, excluded = folder / "qm9_with_properties.npz", folder / "qm9_excluded.npy"
     if not (parsed.is_file() and excluded.is_file()):
         storage.require_writable(folder)
-        archive = fetch(ARCHIVE_URL, folder / ARCHIVE, ARCHIVE_SHA256, progress)
-        listed = _excluded(fetch(EXCLUDED_URL, folder / EXCLUDED, EXCLUDED_SHA256, progress))
+        archive = fetch(ARCHIVE_URL, folder / ARCHIVE, ARCHIVE_SHA256, progress, LARGEST_ARCHIVE)
+        excluded_list = folder / EXCLUDED
+        fetch(EXCLUDED_URL, excluded_list, EXCLUDED_SHA256, progress, LARGEST_LIST)
+        listed = _excluded(excluded_list)
         clouds, index = _parsed(archive)
         storage.write_atomically(excluded, partial(_save_excluded, np.isin(index, listed)))
         storage.write_atomically(parsed, partial(_save, clouds, index))
@@ -147,17 +155,48 @@ def _folder(path: Path) -> Iterator[tuple[int, Lines]]:
                 yield int(named[1]), lines
 
 
+class _Member(tarfile.TarInfo):
+    """A member, or what is said of the next one, no larger than it may be: both are read whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
+        """The member of a header.
+
+        Raises:
+            TarError: If it is too large.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        _require_small(member)
+        return member
+
+
+def _require_small(member: tarfile.TarInfo) -> None:
+    if not 0 <= member.size <= LARGEST_MEMBER:
+        raise tarfile.TarError(
+            f"{member.name!r} of {member.size:,} bytes, at most {LARGEST_MEMBER:,}"
+        )
+
+
 def _archive(path: Path) -> Iterator[tuple[int, Lines]]:
-    """The members of an archive, read as streams: nothing is extracted to the disk."""
+    """The members of an archive, read as streams: nothing is extracted to the disk.
+
+    Only plain files are read, by the number in their name: wherever the name says they belong, and
+    whatever a link or a device points at, is of no account.
+    """
     require_content(path)
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
+        with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
+            for count, member in enumerate(archive):
+                if count == MOST_MEMBERS:
+                    raise tarfile.TarError(f"more than {MOST_MEMBERS:,} members")
+                _require_small(member)  # what stands before it may have changed its size
+                plain = member.isreg() and not member.issparse()
+                content = archive.extractfile(member) if plain else None
                 if content is not None and (named := _MEMBER.search(member.name)):
                     text = io.StringIO(content.read().decode("utf-8", "replace"))
-                    yield int(named[1]), Lines(text, f"{path}/{member.name}")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                    inside = " ".join(member.name.splitlines())
+                    yield int(named[1]), Lines(text, f"{path}/{inside}")
+    except (tarfile.TarError, OSError, EOFError, ValueError, TypeError, LookupError) as error:
         raise DataError(
             f"{path}: found a damaged archive ({error or type(error).__name__}), expected the one "
             f"of the release ({ARCHIVE_URL}, SHA-256 {ARCHIVE_SHA256}). Download it again."

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eqflow.data.arrays import load_arrays
 from eqflow.data.images import gathered, within_cell
+from eqflow.data.numpy_files import load_arrays
 from eqflow.data.records import ReadResult
 from eqflow.errors import DataError
 

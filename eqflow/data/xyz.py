@@ -179,8 +179,11 @@ def _atoms(body: list[str], name: str, first: int) -> Record:
             f"{shown(body[1 + wrong])}, expected {expected}. " + ADVICE
         )
     p = columns.position
+    texts = [value for row in rows for value in row[p : p + 3]]
     try:
-        positions = [float(value) for row in rows for value in row[p : p + 3]]
+        if not _is_plain("".join(texts)):
+            raise ValueError
+        positions = [float(value) for value in texts]
     except ValueError:
         positions = _forgiving(rows, p, name, first + 1)
     charges, properties = _charges(rows, columns, name, first + 1), of_comment(body[0])
@@ -204,6 +207,8 @@ def _forgiving(rows: list[list[str]], p: int, name: str, first: int) -> list[flo
     for i, row in enumerate(rows):
         for value in row[p : p + 3]:
             try:
+                if not _is_plain(value):
+                    raise ValueError
                 positions.append(float(value.replace("*^", "e")))
             except ValueError as error:
                 raise MalformedRecord(
@@ -218,6 +223,8 @@ def _charges(rows: list[list[str]], columns: Columns, name: str, first: int) -> 
     if column is None:
         return None
     try:
+        if not _is_plain("".join(row[column] for row in rows)):
+            raise ValueError
         values = np.array([float(row[column]) for row in rows])
     except ValueError:
         values = np.full(len(rows), np.nan)
@@ -232,9 +239,14 @@ def _charges(rows: list[list[str]], columns: Columns, name: str, first: int) -> 
     return [int(charge) for charge in charges]
 
 
+def _is_plain(text: str) -> bool:
+    """Whether numbers are written as files have them: Python takes `1_000` and other digits too."""
+    return text.isascii() and "_" not in text
+
+
 def _is_whole(text: str) -> bool:
     try:
-        return bool(whole_charges(np.array([float(text)]))[0] == float(text))
+        return _is_plain(text) and bool(whole_charges(np.array([float(text)]))[0] == float(text))
     except ValueError:
         return False
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eqflow.chem.convert import to_rdkit
+from eqflow.chem.workers import Worker
 from eqflow.evaluate.bonds import atoms_of, bonds_of
 from eqflow.evaluate.perception import SECONDS, Perceived, perceive_each
 from eqflow.geometry import Clouds
@@ -30,7 +31,10 @@ TABLE = "distance table"
 
 
 def with_bonds(
-    clouds: Clouds, charge: int | Sequence[int] | None = None, seconds: float = SECONDS
+    clouds: Clouds,
+    charge: int | Sequence[int] | None = None,
+    seconds: float = SECONDS,
+    worker: Worker | None = None,
 ) -> Iterator[rdkit.Chem.Mol]:
     """RDKit molecules with bonds, atoms in their order and at their positions.
 
@@ -44,6 +48,8 @@ def with_bonds(
         charge: Total charge of each molecule, in units of the elementary charge; where None, the
             sum of the formal charges of its atoms, 0 where these are not known.
         seconds: How long the perception of one molecule may take.
+        worker: Of `read_bonds`, with a deadline of its own, where it serves several calls; else one
+            is started for this call.
 
     Returns:
         One molecule a cloud, each made when it is asked for.
@@ -53,7 +59,7 @@ def with_bonds(
         ShapeError: If there are not as many charges as molecules.
         EqflowError: If the worker that perceives cannot be started.
     """
-    return map(_bonded, clouds, perceive_each(clouds, charge, seconds))
+    return map(_bonded, clouds, perceive_each(clouds, charge, seconds, worker))
 
 
 def _bonded(cloud: Clouds, read: Perceived) -> rdkit.Chem.Mol:

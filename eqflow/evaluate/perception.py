@@ -68,9 +68,15 @@ def perceive(
 
 
 def perceive_each(
-    clouds: Clouds, charge: int | Sequence[int] | None = None, seconds: float = SECONDS
+    clouds: Clouds,
+    charge: int | Sequence[int] | None = None,
+    seconds: float = SECONDS,
+    worker: Worker | None = None,
 ) -> Iterator[Perceived]:
-    """The same, one after another as they are asked for; arguments are checked at once."""
+    """The same, one after another as they are asked for; arguments are checked at once.
+
+    By a worker of its own, or one of `read_bonds` that serves several calls, with its deadline.
+    """
     atoms_of(clouds)
     if charge is None:
         charges = clouds.total_charges.tolist()
@@ -82,6 +88,8 @@ def perceive_each(
         {"numbers": atoms.numbers.tolist(), "positions": atoms.x.tolist(), "charge": int(total)}
         for atoms, total in zip(spatial(clouds), charges, strict=True)
     )
+    if worker is not None:
+        return (_perceived(worker(job)) for job in jobs)
     return _answers(jobs, seconds)
 
 

@@ -29,7 +29,7 @@ from eqflow.flows.objectives import AbstractObjective, Batch, FlowMatching, Loss
 from eqflow.flows.ode import Solution, Solver, Status, integrate
 from eqflow.flows.properties import Properties
 from eqflow.flows.property_dropout import PropertyDropout
-from eqflow.flows.results import Drawn, Scores
+from eqflow.flows.results import Drawn, Integrated, Scores
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.flows.uniformization import propagate
@@ -64,6 +64,7 @@ __all__ = [
     "HutchPlusPlus",
     "Hutchinson",
     "Independent",
+    "Integrated",
     "Labels",
     "Loss",
     "MaskedMatching",

@@ -64,6 +64,8 @@ class AbstractFlow(nn.Module, ABC):
         divergence: AbstractDivergence | str = "exact",
         seed: int = 0,
         solver: Solver | None = None,
+        fallback: bool = True,
+        check_convergence: bool = False,
     ) -> Scores:
         """Log-likelihood of each cloud with its terms, error and cost, without gradients.
 
@@ -74,6 +76,10 @@ class AbstractFlow(nn.Module, ABC):
             divergence: "exact", "hutchinson", or a configured estimator.
             seed: Whatever is drawn is a function of it.
             solver: How to integrate; the flow's own where None.
+            fallback: Whether other solvers are tried on structures where it fails; `Scores.solver`
+                says which gave a result. See `eqflow.flows.fallback`.
+            check_convergence: Whether to score again by a finer solver; `Scores.log_prob_change`
+                is what that changes. See `eqflow.flows.convergence`.
         """
 
     @abstractmethod
@@ -87,6 +93,7 @@ class AbstractFlow(nn.Module, ABC):
         guidance: float = 1.0,
         fixed: Clouds | Fixed | None = None,
         solver: Solver | None = None,
+        fallback: bool = True,
     ) -> Drawn:
         """Draw structures; a failed one is marked, not raised.
 
@@ -102,6 +109,24 @@ class AbstractFlow(nn.Module, ABC):
                 atoms, left where they are. See `inpainting`, which is approximate.
             solver: How to integrate; the flow's own where None, or one step of Heun's method over
                 each stretch where atoms are fixed.
+            fallback: Whether other solvers are tried on structures where it fails; `Drawn.solver`
+                says which gave a result.
+        """
+
+    @abstractmethod
+    def make_up(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        sizes: int | Sequence[int] | None = None,
+        properties: Asked | None = None,
+        fixed: Clouds | Fixed | None = None,
+    ) -> Clouds:
+        """What `draw` would draw with the same arguments, with all points at the origin.
+
+        Its sizes, and elements where they are not drawn with the positions, can be passed to
+        `draw`, so that structures drawn one by one are of the make-up they have together.
         """
 
     def conditions(
@@ -143,12 +168,21 @@ class AbstractFlow(nn.Module, ABC):
         *,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
+        fallback: bool = True,
+        check_convergence: bool = False,
     ) -> Tensor:
         """Log-likelihood of each cloud in nats, shape (B,); see `score`.
 
         A cloud whose integration failed gets NaN, with a warning that names it.
         """
-        scores = self.score(clouds, divergence=divergence, seed=seed, solver=solver)
+        scores = self.score(
+            clouds,
+            divergence=divergence,
+            seed=seed,
+            solver=solver,
+            fallback=fallback,
+            check_convergence=check_convergence,
+        )
         if scores.failures:
             warnings.warn(
                 f"log_prob: {scores.failures}; their log-likelihood is NaN.",

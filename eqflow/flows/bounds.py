@@ -9,14 +9,15 @@ Reference: Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.005
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eqflow.flows.ode import Status
-from eqflow.flows.results import Drawn, Scores
+from eqflow.flows.results import Drawn, Integrated, Scores, joined_endings
 from eqflow.geometry import Clouds
 
 # Named parts of the bound, in nats.
@@ -24,20 +25,16 @@ TERMS = ("log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "m
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(Integrated):
     """The bound for one draw of features a molecule.
 
     Attributes:
         terms: The parts named in `TERMS`, which add up to the bound, each shape (B,), in nats.
         z: Latent state, shape (N, d + K).
-        evaluations: Evaluations of the field, shape (B,).
-        status: How each integration ended.
     """
 
     terms: dict[str, Tensor]
     z: Tensor
-    evaluations: Tensor
-    status: tuple[Status, ...]
 
     @property
     def total(self) -> Tensor:
@@ -71,8 +68,7 @@ class BoundScores(Scores):
     def of_draws(
         cls,
         terms: dict[str, Tensor],
-        evaluations: Tensor,
-        status: Sequence[Status],
+        endings: Mapping[str, Any],
         *,
         weighted: bool,
     ) -> BoundScores:
@@ -80,8 +76,8 @@ class BoundScores(Scores):
 
         Args:
             terms: Parts of each draw's bound, shape (B, K).
-            evaluations: Evaluations of the field in each draw, shape (B, K).
-            status: How each of the B K integrations ended, those of a molecule together.
+            endings: How each of the B K integrations ended, those of a molecule together, as
+                `Integrated.ending`.
             weighted: Weight draws by importance; else their mean is taken.
         """
         draws = torch.stack(list(terms.values())).sum(0)
@@ -96,15 +92,13 @@ class BoundScores(Scores):
         error = torch.full_like(mean, float("nan"))
         if draws.numel() and count > 1:
             error = _jackknife(draws) if weighted else draws.std(1) / math.sqrt(count)
-        ended = [status[i : i + count] for i in range(0, len(status), count)]
         return cls(
             log_prob,
             error,
             {name: _mean(term, counted) for name, term in terms.items()}
             | {"importance_gain": log_prob - mean},
-            evaluations.sum(1),
-            tuple(_worst(each) for each in ended),
             draws,
+            **_of_draws(endings, count),
         )
 
     def among(self, places: Tensor, count: int) -> BoundScores:
@@ -122,18 +116,23 @@ class BoundScores(Scores):
             name: (impossible if name == "log_prob_size" else unknown).index_copy(0, places, term)
             for name, term in self.terms.items()
         }
-        status = [Status.IMPOSSIBLE_SIZE] * count
-        for place, each in zip(places.tolist(), self.status, strict=True):
-            status[place] = each
+        status, solver = [Status.IMPOSSIBLE_SIZE] * count, [""] * count
+        for place, each, by in zip(places.tolist(), self.status, self.solver, strict=True):
+            status[place], solver[place] = each, by
         return BoundScores(
             impossible.index_copy(0, places, self.log_prob),
             torch.zeros_like(impossible).index_copy(0, places, self.log_prob_se),
             terms,
-            self.evaluations.new_zeros(count).index_copy(0, places, self.evaluations),
-            tuple(status),
             impossible.unsqueeze(1)
             .repeat(1, self.draws.shape[1])
             .index_copy(0, places, self.draws),
+            evaluations=self.evaluations.new_zeros(count).index_copy(0, places, self.evaluations),
+            status=tuple(status),
+            time=self.time.new_zeros(count).index_copy(0, places, self.time),
+            solver=tuple(solver),
+            solver_error=self.time.new_full((count,), math.nan).index_copy(
+                0, places, self.solver_error
+            ),
         )
 
     @classmethod
@@ -144,9 +143,9 @@ class BoundScores(Scores):
             whole.log_prob,
             whole.log_prob_se,
             whole.terms,
-            whole.evaluations,
-            whole.status,
             torch.cat([part.draws for part in parts]),
+            **whole.ending(),
+            log_prob_change=whole.log_prob_change,
         )
 
 
@@ -166,9 +165,8 @@ class DrawnMolecules(Drawn):
         return cls(
             Clouds.join([part.clouds for part in parts]),
             None,
-            torch.cat([part.evaluations for part in parts]),
-            tuple(status for part in parts for status in part.status),
             torch.cat([part.integers for part in parts]),
+            **joined_endings(parts),
         )
 
 
@@ -189,5 +187,21 @@ def _jackknife(draws: Tensor) -> Tensor:
     return (each.var(1, correction=0) * (count - 1)).sqrt()
 
 
-def _worst(status: Sequence[Status]) -> Status:
-    return next((each for each in status if each is not Status.SUCCESS), Status.SUCCESS)
+def _of_draws(endings: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """How molecules ended, from how each of their `count` draws did: by the worst of them."""
+    ended, solvers = endings["status"], endings["solver"]
+    first = range(0, len(ended), count)
+    # That of the first draw that failed; where none did, all came to the same time.
+    worst = [
+        i + next((k for k in range(count) if ended[i + k] is not Status.SUCCESS), 0) for i in first
+    ]
+    errors = endings["solver_error"].view(-1, count)
+    return {
+        "evaluations": endings["evaluations"].view(-1, count).sum(1),
+        "status": tuple(ended[i] for i in worst),
+        "time": endings["time"][worst],
+        "solver": tuple(next(filter(None, solvers[i : i + count]), "") for i in first),
+        "solver_error": errors.nan_to_num(-math.inf).amax(1).where(~errors.isnan().all(1), math.nan)
+        if len(errors)
+        else errors.new_zeros(0),
+    }

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from eqflow.errors import ShapeError, UsageError
 from eqflow.flows.base import CenteredNormal
-from eqflow.flows.field_at import FieldAt
-from eqflow.flows.ode import Solution, Solver, State, Status, integrate
+from eqflow.flows.field_at import FieldAt, jacobian_of
+from eqflow.flows.ode import STIFF, Solution, Solver, State, Status, integrate
+from eqflow.flows.results import Integrated
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Segments
 from eqflow.nn.field import AbstractField
@@ -29,7 +30,7 @@ PRECISIONS = (torch.float64, torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Transport:
+class Transport(Integrated):
     """Where a batch was carried, and what it cost.
 
     Attributes:
@@ -37,15 +38,11 @@ class Transport:
         log_det: Estimates of the integral of the trace along the way travelled, shape (B, K);
             K = 0 where no divergence was asked for.
         path: Integrals of `‖v‖²` and `‖∂v/∂x‖²`, shape (B, 2); (B, 0) where not asked for.
-        evaluations: Evaluations of the field that each cloud took part in, shape (B,).
-        status: How each cloud ended.
     """
 
     x: Tensor
     log_det: Tensor
     path: Tensor
-    evaluations: Tensor
-    status: tuple[Status, ...]
 
     @property
     def succeeded(self) -> Tensor:
@@ -109,12 +106,15 @@ class ContinuousFlow(nn.Module):
         solver: Solver,
         divergence: AbstractDivergence | None = None,
         source: torch.Generator | None = None,
+        probes: Tensor | None = None,
         measure_path: bool = False,
     ) -> Transport:
         """Carry each cloud from time `start` to time `end`, a failing cloud not harming the others.
 
         Clouds whose derivative is not finite are taken out and the rest solved again; a failure
-        that belongs to no cloud in particular halves the batch.
+        that belongs to no cloud in particular halves the batch. By an implicit method, which
+        solves for all it carries at once, each cloud goes alone. What other solvers make of clouds
+        that failed is asked for in `eqflow.flows.fallback`.
 
         Args:
             x: State with centred positions, shape (N, d + K).
@@ -124,6 +124,7 @@ class ContinuousFlow(nn.Module):
             solver: How to integrate.
             divergence: How to get the trace; none is integrated where None.
             source: Where probes come from; needed by estimators.
+            probes: Probes drawn already, shape (S, N, d + K), see `probes`; in place of a source.
             measure_path: Integrate kinetic energy and Jacobian norm as well; needs a divergence
                 that estimates the norm.
 
@@ -133,7 +134,8 @@ class ContinuousFlow(nn.Module):
         """
         self._require_precision(x, "transport")
         clouds = Segments.of(ptr)
-        probes = _draw(divergence, x, clouds, source, self.field.state_features)
+        if probes is None:
+            probes = self.probes(x, clouds, divergence, source)
         columns = 0 if divergence is None else divergence.estimates()
         times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
 
@@ -142,15 +144,19 @@ class ContinuousFlow(nn.Module):
         path = x.new_full((clouds.count, 2 * measure_path), float("nan"))
         evaluations = torch.zeros(clouds.count, dtype=torch.int64)
         status = [Status.SUCCESS] * clouds.count
+        time = torch.full((clouds.count,), end, dtype=torch.float64)
 
-        waiting = [torch.arange(clouds.count, device=x.device)] if clouds.count else []
+        together = 1 if solver.method in STIFF else max(clouds.count, 1)
+        waiting = list(torch.arange(clouds.count, device=x.device).split(together)[::-1])
+        waiting = waiting if clouds.count else []
         while waiting:
             chosen = waiting.pop()
             some, rows = clouds.select(chosen)
             whole = len(chosen) == clouds.count
+            given = context if whole or context is None else context[rows]
             right_hand_side = self._augmented(
                 some,
-                context if whole or context is None else context[rows],
+                given,
                 divergence,
                 probes if whole else probes[:, rows],
                 measure_path,
@@ -161,7 +167,13 @@ class ContinuousFlow(nn.Module):
                 x.new_zeros(some.count, path.shape[1]),
             )
             solution = integrate(
-                right_hand_side, initial, times, solver, some, self.field.parameters()
+                right_hand_side,
+                initial,
+                times,
+                solver,
+                some,
+                self.field.parameters(),
+                self._jacobian(some, given),
             )
             evaluations[chosen.cpu()] += solution.evaluations
             if solution.status is Status.SUCCESS:
@@ -176,8 +188,32 @@ class ContinuousFlow(nn.Module):
             lost, retry = _isolate(chosen, solution)
             for cloud in lost.tolist():
                 status[cloud] = solution.status
+                time[cloud] = solution.time
             waiting.extend(retry)
-        return Transport(final, log_det, path, evaluations, tuple(status))
+        return Transport(
+            final,
+            log_det,
+            path,
+            evaluations=evaluations,
+            status=tuple(status),
+            time=time,
+            solver=("",) * clouds.count,
+            solver_error=torch.full((clouds.count,), float("nan"), dtype=torch.float64),
+        )
+
+    def probes(
+        self,
+        x: Tensor,
+        clouds: Segments,
+        divergence: AbstractDivergence | None,
+        source: torch.Generator | None,
+    ) -> Tensor:
+        """What a divergence draws once for a solve from states `x`, shape (S, N, d + K).
+
+        Raises:
+            UsageError: If the divergence needs a source.
+        """
+        return _draw(divergence, x, clouds, source, self.field.state_features)
 
     def trajectory(
         self,
@@ -206,6 +242,16 @@ class ContinuousFlow(nn.Module):
                     f"{where}: found {what} of {dtype}, expected torch.float32, torch.float64 or "
                     "torch.bfloat16. Call flow.float() and pass positions of float32."
                 )
+
+    def _jacobian(
+        self, clouds: Segments, context: Tensor | None
+    ) -> Callable[[Tensor, State], Tensor]:
+        """`∂v/∂x` of all rows of a state, for implicit methods."""
+
+        def jacobian(t: Tensor, state: State) -> Tensor:
+            return jacobian_of(self.dynamics(clouds, context)(t, state[0]), state[0])
+
+        return jacobian
 
     def _augmented(
         self,

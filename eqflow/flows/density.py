@@ -21,8 +21,10 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
-from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
+from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow
+from eqflow.flows.convergence import checked
 from eqflow.flows.divergence import divergence_by_name
+from eqflow.flows.fallback import carry
 from eqflow.flows.inpainting import Fixed, inpaint
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
@@ -118,6 +120,8 @@ class Flow(AbstractFlow):
         divergence: AbstractDivergence | str = "exact",
         seed: int = 0,
         solver: Solver | None = None,
+        fallback: bool = True,
+        check_convergence: bool = False,
     ) -> Scores:
         """Log-likelihood of each cloud with its terms, error and cost, without gradients.
 
@@ -129,14 +133,20 @@ class Flow(AbstractFlow):
             divergence: "exact", "hutchinson", or a configured estimator.
             seed: Probes of an estimator are a function of it and of the place in the batch.
             solver: How to integrate; the flow's own where None.
+            fallback, check_convergence: As in `AbstractFlow`.
         """
         method = divergence_by_name(divergence)
-        return Scores.join(
-            [
-                self._score(group, method, seed, start, solver or self.solver)
-                for start, group in groups(clouds)
-            ]
-        )
+
+        def by(solver: Solver) -> Scores:
+            return Scores.join(
+                [
+                    self._score(group, method, seed, start, solver, fallback)
+                    for start, group in groups(clouds)
+                ]
+            )
+
+        asked = solver or self.solver
+        return checked(by, asked) if check_convergence else by(asked)
 
     def draw(
         self,
@@ -151,6 +161,7 @@ class Flow(AbstractFlow):
         with_log_prob: bool = False,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
+        fallback: bool = True,
     ) -> Drawn:
         """Draw structures; a failed one is marked, not raised.
 
@@ -159,8 +170,8 @@ class Flow(AbstractFlow):
             seed: All draws are a function of it.
             sizes: Number of points of all, or of each; by the training frequencies where None.
             numbers: Atomic numbers that every structure has, (n,), or those of each.
-            properties, guidance, fixed, solver: As in `AbstractFlow`; where sizes are given,
-                elements are drawn by the training frequencies.
+            properties, guidance, fixed, solver, fallback: As in `AbstractFlow`; where sizes are
+                given, elements are drawn by the training frequencies.
             with_log_prob: Integrate the trace along the way, of the guided flow where there is one.
             divergence: How, see `score`.
 
@@ -181,10 +192,13 @@ class Flow(AbstractFlow):
             for start, group in groups(template):
                 batch = self.encode(group)
                 if given is not None:
-                    parts.append(self._grown(given, group, continuous, seed, start, solver))
+                    parts.append(
+                        self._grown(given, group, continuous, seed, start, solver, fallback)
+                    )
                     continue
                 z = self._noise(batch, seed, start)
-                there = continuous.transport(
+                there = carry(
+                    continuous,
                     z,
                     batch.clouds,
                     batch.context,
@@ -193,6 +207,7 @@ class Flow(AbstractFlow):
                     solver=solver or self.solver,
                     divergence=method,
                     source=rng.generator(seed, "sample", "probes", start, device=batch.x.device),
+                    fallback=fallback,
                 )
                 log_prob = None
                 if with_log_prob:
@@ -201,8 +216,29 @@ class Flow(AbstractFlow):
                     log_prob = base - there.log_det.mean(1) + self._log_scale(batch.clouds)
                     log_prob = log_prob.cpu()
                 drawn = self._decoded(group, there.x)
-                parts.append(Drawn(drawn, log_prob, there.evaluations, there.status))
+                parts.append(Drawn(drawn, log_prob, **there.ending()))
         return Drawn.join(parts)
+
+    def make_up(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        sizes: int | Sequence[int] | None = None,
+        numbers: Numbers | None = None,
+        properties: Asked | None = None,
+        fixed: Clouds | Fixed | None = None,
+    ) -> Clouds:
+        """See `AbstractFlow`; structures whose elements are known have them here as well.
+
+        Raises:
+            UsageError, UnknownElement: As `draw`.
+        """
+        if count < 1:
+            raise UsageError(f"sample: found n = {count}, expected at least 1.")
+        asked, _ = self.conditions(count, properties, 1)
+        given = None if fixed is None else Fixed.of(fixed)
+        return self._template(count, seed, sizes, numbers, asked, given)
 
     def sample_and_log_prob(
         self,
@@ -213,6 +249,7 @@ class Flow(AbstractFlow):
         numbers: Numbers | None = None,
         divergence: AbstractDivergence | str = "exact",
         solver: Solver | None = None,
+        fallback: bool = True,
     ) -> tuple[Clouds, Tensor]:
         """Draw structures and their log-likelihoods in one integration; see `draw`.
 
@@ -227,6 +264,7 @@ class Flow(AbstractFlow):
             with_log_prob=True,
             divergence=divergence,
             solver=solver,
+            fallback=fallback,
         )
         drawn.require_success()
         return drawn.clouds, drawn.scored()
@@ -278,16 +316,19 @@ class Flow(AbstractFlow):
         seed: int,
         start: int,
         solver: Solver | None,
+        fallback: bool,
     ) -> Drawn:
         """Structures around a fragment, whose points are the first of each."""
         batch, known = self.encode(group), self.encode(given.repeated(len(group))).x
         source = rng.generator(seed, "sample", "noise", start, device=known.device)
         noise = partial(self.continuous.base.sample, batch.clouds, self.dimension, known, source)
         rows = given.within(batch.clouds)
-        there = inpaint(flow, known, rows, batch.clouds, batch.context, noise, given, solver)
+        there = inpaint(
+            flow, known, rows, batch.clouds, batch.context, noise, given, solver, fallback
+        )
         drawn = self._decoded(group, there.x)
         drawn = drawn.with_positions(given.in_place(drawn.x, drawn.segments))
-        return Drawn(drawn, None, there.evaluations, there.status)
+        return Drawn(drawn, None, **there.ending())
 
     def _decoded(self, template: Clouds, x: Tensor) -> Clouds:
         """A state of the flow as clouds in the data's units, centred."""
@@ -296,12 +337,19 @@ class Flow(AbstractFlow):
         return replace(template, x=x, properties=as_asked(template.properties))
 
     def _score(
-        self, clouds: Clouds, method: AbstractDivergence, seed: int, start: int, solver: Solver
+        self,
+        clouds: Clouds,
+        method: AbstractDivergence,
+        seed: int,
+        start: int,
+        solver: Solver,
+        fallback: bool,
     ) -> Scores:
         with torch.no_grad():
             batch = self.encode(clouds)
             source = rng.generator(seed, "score", start, device=batch.x.device)
-            there: Transport = self.continuous.transport(
+            there = carry(
+                self.continuous,
                 batch.x,
                 batch.clouds,
                 batch.context,
@@ -310,6 +358,7 @@ class Flow(AbstractFlow):
                 solver=solver,
                 divergence=method,
                 source=source,
+                fallback=fallback,
             )
             # The centre drifts by rounding only, and belongs to no degree of freedom.
             base = self.continuous.base.log_prob(centred(there.x, batch.clouds), batch.clouds)
@@ -322,8 +371,7 @@ class Flow(AbstractFlow):
             torch.stack(list(terms.values())).sum(0).cpu(),
             _standard_error(there.log_det, method.is_exact).cpu(),
             {name: term.cpu() for name, term in terms.items()},
-            there.evaluations,
-            there.status,
+            **there.ending(),
         )
 
     def _log_scale(self, clouds: Segments) -> Tensor:

@@ -98,6 +98,17 @@ class Pullback:
         return row
 
 
+def jacobian_of(velocity: Velocity, x: Tensor) -> Tensor:
+    """`∂v/∂x` with both flat, shape (N w, N w), by one reverse pass an entry of `v`."""
+    pullback = Pullback(velocity, x)
+    count = x.numel()
+    if not pullback.graph_value.requires_grad:  # the velocity is the same everywhere
+        return x.new_zeros(count, count)
+    units = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, *x.shape)
+    rows = [pullback(unit).reshape(-1) for unit in units]
+    return torch.stack(rows) if rows else x.new_zeros(0, 0)
+
+
 def _ordinary(x: Tensor) -> Tensor:
     """A tensor that a graph may keep, which one made in inference mode is not."""
     return x.clone() if x.is_inference() else x

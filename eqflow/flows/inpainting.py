@@ -31,13 +31,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eqflow.errors import EmptyData, UsageError
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
-from eqflow.flows.ode import Solver, Status
+from eqflow.flows.fallback import carry
+from eqflow.flows.ode import Solver
+from eqflow.flows.results import travelled
 from eqflow.geometry import Clouds, Segments, split_state
 
 # How a stretch is integrated unless a call says otherwise: there are many, and they are short.
@@ -146,6 +149,7 @@ def inpaint(
     noise: Callable[[], Tensor],
     fixed: Fixed,
     solver: Solver | None = None,
+    fallback: bool = True,
 ) -> Transport:
     """Carry noise to states whose fixed rows are as given, but for where their centre is.
 
@@ -158,6 +162,7 @@ def inpaint(
         noise: Gives a fresh draw of the base density, shape (N, d + K), at each call.
         fixed: How many times and rounds.
         solver: How to integrate over a stretch; `STRETCH` where None.
+        fallback: Whether other solvers are tried on a stretch where it fails.
     """
     features = flow.field.state_features
     of_fixed = Segments.of_lengths(clouds.sum(is_fixed.long()))
@@ -173,20 +178,22 @@ def inpaint(
 
     times = torch.linspace(LATENT, DATA, fixed.times + 1, dtype=torch.float64).tolist()
     x = noise()
-    evaluations = torch.zeros(clouds.count, dtype=torch.int64)
-    status = (Status.SUCCESS,) * clouds.count
+    so_far: dict[str, Any] | None = None
     for t, s in pairwise(times):
         for again in range(fixed.rounds + 1):
             if again:
                 alpha = (1 - t) / (1 - s)
                 x = alpha * x + (t**2 - (alpha * s) ** 2) ** 0.5 * noise()
-            there = flow.transport(
-                clamped(x, t), clouds, context, start=t, end=s, solver=solver or STRETCH
+            there = carry(
+                flow,
+                clamped(x, t),
+                clouds,
+                context,
+                start=t,
+                end=s,
+                solver=solver or STRETCH,
+                fallback=fallback,
             )
             x = there.x
-            evaluations = evaluations + there.evaluations
-            status = tuple(
-                now if before is Status.SUCCESS else before
-                for before, now in zip(status, there.status, strict=True)
-            )
-    return replace(there, x=clamped(x, DATA), evaluations=evaluations, status=status)
+            so_far = travelled(so_far, there)
+    return replace(there, x=clamped(x, DATA), **(so_far or {}))

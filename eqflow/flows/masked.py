@@ -115,6 +115,8 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
         divergence: AbstractDivergence | str = "exact",
         seed: int = 0,
         solver: Solver | None = None,
+        fallback: bool = True,
+        check_convergence: bool = False,
     ) -> NoReturn:
         """There is none.
 
@@ -134,6 +136,7 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
         guidance: float = 1.0,
         fixed: Clouds | Fixed | None = None,
         solver: Solver | None = None,
+        fallback: bool = True,
         temperature: float = 1.0,
         remasking: float = 0.0,
     ) -> Drawn:
@@ -146,6 +149,7 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
             guidance: As in `AbstractFlow`; logits of types are weighted as velocities are.
             fixed: Nothing can be.
             solver: How to integrate, and how often types are revealed; the flow's own where None.
+            fallback: As in `AbstractFlow`, on each stretch between two times.
             temperature, remasking: As in `Masking`.
 
         Raises:
@@ -170,6 +174,7 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
                 path=path,
                 solver=solver or self.solver,
                 seed=rng.derived_seed(seed, "sample", "types", start),
+                fallback=fallback,
             )
             numbers, charges = self.types.labels(kinds.cpu())
             molecules = Clouds(
@@ -179,5 +184,5 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
                 charges=charges,
                 properties=as_asked(group.properties),
             )
-            parts.append(Drawn(molecules, None, there.evaluations, there.status))
+            parts.append(Drawn(molecules, None, **there.ending()))
         return Drawn.join(parts)

@@ -31,13 +31,16 @@ from eqflow.flows.actnorm import ActNorm
 from eqflow.flows.atom_types import INTEGER_FEATURES, AtomTypes, integers_of
 from eqflow.flows.bounds import TERMS, Bound, BoundScores, DrawnMolecules
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
+from eqflow.flows.convergence import checked
 from eqflow.flows.density import groups
 from eqflow.flows.dequantisation import AbstractDequantiser, Labels
 from eqflow.flows.divergence import divergence_by_name
+from eqflow.flows.fallback import carry
 from eqflow.flows.inpainting import Fixed, inpaint
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
 from eqflow.flows.properties import Asked, Properties, as_asked
+from eqflow.flows.results import joined_endings
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.flows.whole_molecules import AbstractMolecularFlow
@@ -186,6 +189,7 @@ class MolecularFlow(AbstractMolecularFlow):
         solver: Solver | None = None,
         source: torch.Generator | None = None,
         published_actnorm: bool | None = None,
+        fallback: bool = True,
     ) -> Bound:
         """The bound on the log-likelihood for one draw of features, with its terms.
 
@@ -196,11 +200,13 @@ class MolecularFlow(AbstractMolecularFlow):
             solver: How to integrate; the flow's own where None.
             source: Where probes of an estimator come from.
             published_actnorm: See `ActNorm.log_det`; the flow's own where None.
+            fallback: As in `AbstractFlow`; nothing is tried where gradients are enabled.
         """
         clouds = molecules.clouds
         published = self.published_actnorm if published_actnorm is None else published_actnorm
         state, log_q = self.state(molecules, noise)
-        there: Transport = self.continuous.transport(
+        there = carry(
+            self.continuous,
             self.actnorm(state),
             clouds,
             molecules.context,
@@ -209,6 +215,7 @@ class MolecularFlow(AbstractMolecularFlow):
             solver=solver or self.solver,
             divergence=divergence_by_name(divergence),
             source=source,
+            fallback=fallback,
         )
         # The centre drifts by rounding only, and belongs to no degree of freedom.
         z = centred(there.x, clouds, self.actnorm.features)
@@ -219,7 +226,7 @@ class MolecularFlow(AbstractMolecularFlow):
             self.actnorm.log_det(clouds, self.dimension, published=published),
             -log_q,
         )
-        return Bound(dict(zip(TERMS, terms, strict=True)), there.x, there.evaluations, there.status)
+        return Bound(dict(zip(TERMS, terms, strict=True)), there.x, **there.ending())
 
     def structure(
         self,
@@ -228,11 +235,18 @@ class MolecularFlow(AbstractMolecularFlow):
         solver: Solver | None = None,
         context: Tensor | None = None,
         continuous: ContinuousFlow | None = None,
+        fallback: bool = True,
     ) -> Transport:
         """Carry latent states to positions and features in the data's units, (N, d + K) both."""
-        flow = continuous or self.continuous
-        there = flow.transport(
-            z, clouds, context, start=LATENT, end=DATA, solver=solver or self.solver
+        there = carry(
+            continuous or self.continuous,
+            z,
+            clouds,
+            context,
+            start=LATENT,
+            end=DATA,
+            solver=solver or self.solver,
+            fallback=fallback,
         )
         return replace(there, x=self.actnorm.inverse(there.x))
 
@@ -246,6 +260,8 @@ class MolecularFlow(AbstractMolecularFlow):
         seed: int = 0,
         solver: Solver | None = None,
         published_actnorm: bool | None = None,
+        fallback: bool = True,
+        check_convergence: bool = False,
     ) -> BoundScores:
         """A lower bound on the log-likelihood of each molecule, with its terms and spread.
 
@@ -262,6 +278,8 @@ class MolecularFlow(AbstractMolecularFlow):
             seed: Features and probes are a function of it and a molecule's place.
             solver: How to integrate; the flow's own where None.
             published_actnorm: See `ActNorm.log_det`; the flow's own where None.
+            fallback, check_convergence: As in `AbstractFlow`; a molecule's change is that of its
+                bound, with the same draws.
 
         Raises:
             UsageError: If there is no draw.
@@ -269,6 +287,23 @@ class MolecularFlow(AbstractMolecularFlow):
         if draws < 1:
             raise UsageError(f"score: found draws = {draws}, expected at least 1.")
         method = divergence_by_name(divergence)
+
+        def by(solver: Solver) -> BoundScores:
+            return self._score(clouds, draws, method, seed, solver, published_actnorm, fallback)
+
+        asked = solver or self.solver
+        return checked(by, asked) if check_convergence else by(asked)
+
+    def _score(
+        self,
+        clouds: Clouds,
+        draws: int,
+        method: AbstractDivergence,
+        seed: int,
+        solver: Solver,
+        published_actnorm: bool | None,
+        fallback: bool,
+    ) -> BoundScores:
         possible = self.sizes.log_prob(clouds.sizes.cpu()).isfinite().nonzero().squeeze(1)
         repeated = clouds[possible.repeat_interleave(draws)]
         parts = []
@@ -283,6 +318,7 @@ class MolecularFlow(AbstractMolecularFlow):
                     solver=solver,
                     source=rng.generator(seed, "score", start, device=molecules.x.device),
                     published_actnorm=published_actnorm,
+                    fallback=fallback,
                 )
             )
         none = next(self.parameters()).detach().new_zeros(0)
@@ -291,8 +327,7 @@ class MolecularFlow(AbstractMolecularFlow):
                 name: torch.cat([none, *(part.terms[name] for part in parts)]).view(-1, draws).cpu()
                 for name in TERMS
             },
-            torch.cat([torch.arange(0), *(part.evaluations for part in parts)]).view(-1, draws),
-            [status for part in parts for status in part.status],
+            joined_endings(parts),
             weighted=method.is_exact,
         )
         return scores if len(possible) == len(clouds) else scores.among(possible, len(clouds))
@@ -308,6 +343,7 @@ class MolecularFlow(AbstractMolecularFlow):
         guidance: float = 1.0,
         fixed: Clouds | Fixed | None = None,
         solver: Solver | None = None,
+        fallback: bool = True,
     ) -> DrawnMolecules:
         """Draw molecules; one whose integration failed is marked, not raised.
 
@@ -316,7 +352,7 @@ class MolecularFlow(AbstractMolecularFlow):
             seed: All draws are a function of it.
             sizes: Number of atoms of all, or of each, those that are fixed among them; by the
                 training frequencies where None.
-            properties, guidance, fixed, solver: As in `AbstractFlow`.
+            properties, guidance, fixed, solver, fallback: As in `AbstractFlow`.
 
         Raises:
             UsageError: If there is nothing to draw, or sizes, properties or atoms do not fit.
@@ -333,14 +369,16 @@ class MolecularFlow(AbstractMolecularFlow):
             noise = partial(continuous.base.sample, clouds, self.dimension, like, source)
             context = self._context(group, clouds, like)
             if given is None:
-                there = self.structure(noise(), clouds, solver, context, continuous)
+                there = self.structure(noise(), clouds, solver, context, continuous, fallback)
             else:
                 fragment = self.encode(given.repeated(len(group)))
                 state, _ = self.state(
                     fragment, self.dequantiser.noise(len(fragment.x), fragment.x, source)
                 )
                 rows, known = given.within(clouds), self.actnorm(state)
-                there = inpaint(continuous, known, rows, clouds, context, noise, given, solver)
+                there = inpaint(
+                    continuous, known, rows, clouds, context, noise, given, solver, fallback
+                )
                 there = replace(there, x=self.actnorm.inverse(there.x))
             x, v = split_state(there.x, self.actnorm.features)
             x, labels = centred(x, clouds).cpu(), self.dequantiser.labels(v)
@@ -359,7 +397,7 @@ class MolecularFlow(AbstractMolecularFlow):
                 charges=charges,
                 properties=as_asked(group.properties),
             )
-            parts.append(DrawnMolecules(molecules, None, there.evaluations, there.status, integers))
+            parts.append(DrawnMolecules(molecules, None, integers, **there.ending()))
         return DrawnMolecules.join(parts)
 
     def _noise(self, molecules: Molecules, which: list[tuple[int, int]], seed: int) -> Tensor:

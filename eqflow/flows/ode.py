@@ -8,7 +8,7 @@ around each evaluation, or torchdiffeq's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any
@@ -21,12 +21,15 @@ from eqflow.errors import ShapeError, UsageError
 from eqflow.flows.captured import integrate_captured
 from eqflow.flows.dormand_prince import DormandPrince
 from eqflow.flows.evaluation import Evaluator, Stopped
+from eqflow.flows.field_at import jacobian_of
 from eqflow.flows.packing import Packing
+from eqflow.flows.radau import integrate_radau
 from eqflow.flows.recompute import recomputed
 from eqflow.flows.solver import (
     ADAPTIVE,
     DIFFUSION,
     FIXED,
+    STIFF,
     RightHandSide,
     Solution,
     Solver,
@@ -39,6 +42,7 @@ from eqflow.geometry import Segments
 __all__ = [
     "ADAPTIVE",
     "FIXED",
+    "STIFF",
     "RightHandSide",
     "Solution",
     "Solver",
@@ -58,6 +62,7 @@ def integrate(
     solver: Solver,
     clouds: Segments | None = None,
     parameters: Iterable[Tensor] = (),
+    jacobian: Callable[[Tensor, State], Tensor] | None = None,
 ) -> Solution:
     """Integrate `d state / dt = right_hand_side(t, state)` through `times`.
 
@@ -70,20 +75,28 @@ def integrate(
         clouds: Which node rows belong to which cloud; one cloud where None.
         parameters: What the gradients "adjoint" and "checkpoint" differentiate by besides the
             initial state: parameters, and other tensors that the right-hand side uses.
+        jacobian: Of the rows' derivative by the rows, flat, shape (N w, N w), at a time and a
+            state; for implicit methods, which find it by reverse mode where None.
 
     Returns:
         A `Solution`; a failure is a status, not an exception. Only where the adjoint equation
         fails, during `backward`, is `SolverFailed` raised.
 
     Raises:
-        UsageError: If the times neither rise nor fall throughout, or the method is one of
-            diffusions alone.
+        UsageError: If the times neither rise nor fall throughout, the method is one of diffusions
+            alone, or it gives no gradients and they are enabled.
         ShapeError: If the right-hand side returns other shapes than those of the state.
     """
     if solver.method in DIFFUSION:
         raise UsageError(
             f"solver.method: found {solver.method!r} for a right-hand side that is no diffusion on "
-            f"a graph, expected one of {', '.join(ADAPTIVE + FIXED)}."
+            f"a graph, expected one of {', '.join(ADAPTIVE + STIFF + FIXED)}."
+        )
+    if solver.method in STIFF and torch.is_grad_enabled():
+        raise UsageError(
+            f"solver.method: found {solver.method!r}, which gives no gradients, where they are "
+            f"enabled; expected one of {', '.join(ADAPTIVE + FIXED)}, or a call within "
+            "torch.no_grad()."
         )
     times = times.detach()
     steps = times.diff()
@@ -107,13 +120,20 @@ def integrate(
         _require_shapes(derivative, shapes)
         return packing.pack(derivative)
 
+    def rows_of(t: Tensor, state: State) -> Tensor:
+        rows, *others = state
+        return jacobian_of(lambda x: right_hand_side(t, (x, *others))[0], rows)
+
     deferred = y.is_cuda and _is_own(solver)
     kept = recomputed(field, differentiated) if solver.gradient == "checkpoint" else field
     evaluate = Evaluator(kept, solver.step_limit, deferred)
     states: State | None = None
     status, at_fault = Status.SUCCESS, torch.zeros(0, dtype=torch.int64, device=clouds.ptr.device)
     try:
-        path = _solve(evaluate, y, times, solver, packing, differentiated)
+        if solver.method in STIFF:
+            path = _solve_implicitly(evaluate, y, times, solver, packing, jacobian or rows_of)
+        else:
+            path = _solve(evaluate, y, times, solver, packing, differentiated)
         # Nothing less itself is zero, but for what is not finite.
         evaluate.settle((path - path).detach().sum(0))
         states = packing.unpack(path)
@@ -160,6 +180,27 @@ def _solve(
     return odeint(evaluate, y, times, **tolerance, options=options)
 
 
+def _solve_implicitly(
+    evaluate: Evaluator,
+    y: Tensor,
+    times: Tensor,
+    solver: Solver,
+    packing: Packing,
+    jacobian: Callable[[Tensor, State], Tensor],
+) -> Tensor:
+    """The packed state at each time, shape (T, M), without derivatives."""
+    states = integrate_radau(
+        evaluate,
+        y,
+        times.tolist(),
+        solver.rtol,
+        solver.atol,
+        solver.steps,
+        lambda t, packed: jacobian(t, packing.unpack(packed)),
+    )
+    return torch.stack(states)
+
+
 def _require_shapes(derivative: Any, expected: list[torch.Size]) -> None:
     """Refuse what packing would take for a derivative, as one broadcast or transposed."""
     is_state = isinstance(derivative, (tuple, list))
@@ -182,7 +223,7 @@ def _is_own(solver: Solver) -> bool:
     return (
         solver.implementation == "eqflow"
         and solver.gradient != "adjoint"
-        and solver.method != "adaptive_heun"
+        and solver.method not in ("adaptive_heun", *STIFF)
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from eqflow import rng
 from eqflow.edges import Edges
 from eqflow.errors import UsageError
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
+from eqflow.flows.fallback import carry
 from eqflow.flows.masking import Masking
-from eqflow.flows.ode import Solver, Status
+from eqflow.flows.ode import Solver
+from eqflow.flows.results import travelled
 from eqflow.geometry import Segments
 from eqflow.nn import AbstractField
 
@@ -33,6 +36,7 @@ def revealed(
     path: Masking,
     solver: Solver,
     seed: int,
+    fallback: bool = True,
 ) -> tuple[Transport, Tensor]:
     """Carry noise to positions, and masks to categories.
 
@@ -44,6 +48,7 @@ def revealed(
         path: How categories are revealed.
         solver: How a stretch is integrated; `solver.steps` is how many there are.
         seed: What is drawn after each stretch is a function of it and of a point's place.
+        fallback: Whether other solvers are tried on a stretch where it fails.
 
     Returns:
         Where positions were carried, those of failed structures being NaN, and the categories
@@ -52,23 +57,25 @@ def revealed(
     stretch = replace(solver, steps=1, capture=False)
     times = torch.linspace(LATENT, DATA, solver.steps + 1, dtype=torch.float64).tolist()
     x, kinds = z, torch.full_like(clouds.ids, path.mask)
-    evaluations = torch.zeros(clouds.count, dtype=torch.int64)
-    status = (Status.SUCCESS,) * clouds.count
+    so_far: dict[str, Any] | None = None
     for place, (t, s) in enumerate(pairwise(times)):
         listening = _Listening(flow.field)
-        there = ContinuousFlow(listening).transport(
-            x, clouds, path.context(kinds, x, context), start=t, end=s, solver=stretch
+        there = carry(
+            ContinuousFlow(listening),
+            x,
+            clouds,
+            path.context(kinds, x, context),
+            start=t,
+            end=s,
+            solver=stretch,
+            fallback=fallback,
         )
         source = rng.generator(seed, place, device=x.device)
         kinds = path.step(kinds, listening.first_logits(), t, s, source)
         # One that failed goes on from the origin, so that the field has rows for all.
         x = there.x.masked_fill(~clouds.expand(there.succeeded.to(x.device)).unsqueeze(1), 0.0)
-        evaluations = evaluations + there.evaluations
-        status = tuple(
-            now if before is Status.SUCCESS else before
-            for before, now in zip(status, there.status, strict=True)
-        )
-    there = replace(there, evaluations=evaluations, status=status)
+        so_far = travelled(so_far, there)
+    there = replace(there, **(so_far or {}))
     lost = ~clouds.expand(there.succeeded.to(x.device)).unsqueeze(1)
     return replace(there, x=x.masked_fill(lost, float("nan"))), kinds
 

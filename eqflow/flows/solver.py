@@ -14,6 +14,8 @@ from torch import Tensor
 from eqflow.errors import SolverFailed, UsageError
 
 ADAPTIVE = ("dopri5", "adaptive_heun")
+# Adaptive too, but implicit: it solves for its steps and gives no gradient.
+STIFF = ("radau",)
 FIXED = ("rk4", "heun", "midpoint", "euler")
 # Of `diffuse` alone: they need to know the coefficients of a diffusion.
 DIFFUSION = ("exponential", "exponential_euler", "implicit")
@@ -45,8 +47,9 @@ class Solver:
     """How to integrate.
 
     Attributes:
-        method: "dopri5" or "adaptive_heun" (adaptive); "rk4" (the 3/8 rule), "heun", "midpoint" or
-            "euler" (fixed steps). For diffusions on graphs also, see `diffuse`: "exponential"
+        method: "dopri5" or "adaptive_heun" (adaptive); "radau" (adaptive and implicit, for stiff
+            equations, without gradients); "rk4" (the 3/8 rule), "heun", "midpoint" or "euler"
+            (fixed steps). For diffusions on graphs also, see `diffuse`: "exponential"
             (exact where the equation is linear, else fixed steps of order 2), "exponential_euler"
             (order 1) and "implicit" (linearly implicit Euler, order 1).
         rtol, atol: Relative and absolute tolerance of an adaptive method, on the root mean square
@@ -54,7 +57,7 @@ class Solver:
             and finite. To "exponential" methods rtol is what the series of the whole solve may
             leave out, to "implicit" the residual of each step's equations.
         steps: Number of steps of a fixed-step method over the whole interval; more where times
-            asked for in between are not on that grid.
+            asked for in between are not on that grid. Of "radau", the fewest there are.
         step_limit: Most evaluations of the right-hand side in one integration, those of the
             adjoint equation included, those that "checkpoint" repeats not; of "exponential" and
             "implicit" methods, most products of the operator with a state.
@@ -64,7 +67,7 @@ class Solver:
             equation backwards, in memory that does not grow with the number of steps.
             The last two differentiate by the initial state and the parameters passed, no more.
         implementation: Who takes the steps: "eqflow", or "torchdiffeq" for comparison.
-            "adaptive_heun" and the adjoint are torchdiffeq's in either case.
+            "adaptive_heun" and the adjoint are torchdiffeq's in either case, "radau" is SciPy's.
         capture: Without gradients and on tensors on a CUDA device, record one fixed step as a CUDA
             graph and replay it; the field must not choose its work by values, as one with a cutoff
             does. On other tensors the same steps are taken unrecorded; where gradients are on,
@@ -86,7 +89,7 @@ class Solver:
     def __post_init__(self) -> None:
         problems = []
         choices = {
-            "method": ADAPTIVE + FIXED + DIFFUSION,
+            "method": ADAPTIVE + STIFF + FIXED + DIFFUSION,
             "gradient": GRADIENTS,
             "implementation": IMPLEMENTATIONS,
         }
@@ -113,6 +116,11 @@ class Solver:
                 f"solver.capture: found true with {self.method} by {self.implementation}, "
                 f"expected a fixed-step method ({', '.join(FIXED)}) by eqflow"
             )
+        if self.method in STIFF and self.gradient != "direct":
+            problems.append(
+                f"solver.gradient: found {self.gradient} with {self.method}, which gives none, "
+                "expected direct"
+            )
         if self.method in DIFFUSION:
             if self.gradient == "adjoint":
                 problems.append(
@@ -130,7 +138,7 @@ class Solver:
     @property
     def is_adaptive(self) -> bool:
         """Whether the method chooses its own steps."""
-        return self.method in ADAPTIVE
+        return self.method in ADAPTIVE + STIFF
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.atom_types import AtomTypes
+from eqflow.flows.inpainting import Fixed
+from eqflow.flows.properties import Asked
 from eqflow.flows.sizes import Sizes
 from eqflow.geometry import Clouds, Segments, centred
 
@@ -45,6 +47,24 @@ class AbstractMolecularFlow(AbstractFlow):
         if self.properties is None:
             return None
         return self.properties.context(clouds, segments, like)
+
+    def make_up(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        sizes: int | Sequence[int] | None = None,
+        properties: Asked | None = None,
+        fixed: Clouds | Fixed | None = None,
+    ) -> Clouds:
+        """See `AbstractFlow`; elements are drawn with the positions, and none are known here.
+
+        Raises:
+            UsageError: As `draw`.
+        """
+        asked, _ = self.conditions(count, properties, 1)
+        least = 1 if fixed is None else len(Fixed.of(fixed))
+        return self._template(count, seed, sizes, asked, least)
 
     def _template(
         self,

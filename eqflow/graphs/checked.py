@@ -15,6 +15,7 @@ from eqflow.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
 
+MOST_COLUMNS = 10_000_000
 TRIPLE = ("shape", "indptr", "indices")
 
 
@@ -53,6 +54,12 @@ def csr_rows(
         raise DataError(
             f"{where}: found {prefix}_indptr from {starts[0]} to {starts[-1]}, expected it to rise "
             f"from 0 to {len(columns)}, the number of {prefix}_indices. The file may be damaged."
+        )
+    if int(shape[1]) > MOST_COLUMNS:
+        # An empty column takes no room in the file, but weights of its own in a model.
+        raise DataError(
+            f"{where}: found {prefix}_shape of {int(shape[1]):,} columns, expected at most "
+            f"{MOST_COLUMNS:,}. Leave out the columns that are empty."
         )
     require_range(columns, f"{prefix}_indices", int(shape[1]), where)
     values = np.ones(len(columns), np.float32)

@@ -50,6 +50,7 @@ SHA256 = {
     "ind.citeseer.graph": "d79a4ef9d3e7169aee8946145f6b7306e35bc79bffad26346cfb94e10e9912a7",
     "ind.citeseer.test.index": "2af990671580b6b2df5d158d1038f8292e30c9cd821b5453f399659b25b723d4",
 }
+LARGEST = 16 << 20  # bytes of one of them, far above all
 PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
 
@@ -62,9 +63,9 @@ def planetoid(
     """One of the three citation graphs with its public split: 20 papers a class, 500, and 1,000.
 
     Edges go both ways and are there once; the few self loops and repeats of the raw files are left
-    out. All nodes stay, also those without edges: CiteSeer has 48, of which 15 have neither words
-    nor a label. PyG gives these 15 the class 0; here their label is −1, so that no random split
-    trains on or counts it.
+    out. All nodes stay: CiteSeer has 48 without edges (6 of them validation nodes, 12 test nodes),
+    and 15 others with neither words nor a label. PyG gives these 15 the class 0; here their label
+    is −1, so that no random split trains on or counts it.
 
     Args:
         name: `cora` (2,708 nodes), `citeseer` (3,327) or `pubmed` (19,717).
@@ -88,7 +89,7 @@ def planetoid(
     if path is None:
         folder = cache_folder(cache) / "planetoid"
         for file in files:
-            fetch(URL + file, folder / file, SHA256[file], progress)
+            fetch(URL + file, folder / file, SHA256[file], progress, LARGEST)
     else:
         folder = _folder(Path(path), key)
     return _graph(_read({file: _verified(folder / file) for file in files}, key), key)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from eqflow import storage
-from eqflow.data.arrays import UNREADABLE
+from eqflow.data.numpy_files import load_arrays
 from eqflow.data.text import require_content
 from eqflow.errors import DataError, UsageError
 from eqflow.graphs.arrays import EDGE_WEIGHTS, NAMES, graph_of_arrays
@@ -123,21 +123,4 @@ def _arrays(path: Path, names: Collection[str] = NAMES) -> dict[str, np.ndarray]
             "file. Pickles and .pt files are never opened: convert them with "
             "eqflow.graphs.from_pyg and write_graph where you trust them."
         )
-    arrays, key = {}, ""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            for key in archive.files:
-                if key in names:
-                    arrays[key] = np.asarray(archive[key])
-    except UNREADABLE as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise DataError(
-                f"{path}: found Python objects in {key}, which would have to be unpickled and "
-                "never are. Save it as numbers, for example by numpy.asarray(…, dtype=float)."
-            ) from error
-        raise DataError(
-            f"{path}: found a damaged file ({error or type(error).__name__}"
-            f"{f', in {key}' if key else ''}), expected arrays. It may be cut off: copy or "
-            "download it again."
-        ) from error
-    return arrays
+    return load_arrays(path, names)

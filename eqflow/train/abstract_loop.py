@@ -5,9 +5,13 @@ which learning rate. A run killed at any moment and started again by the same co
 with the same weights, bit for bit on a CPU, as one that was never interrupted (while
 `train.minutes` is not what ends it: time is not a function of the seed).
 
-A task says what its model is, what a step minimises (`loss_of_step`) and what makes weights the
-best so far (`validate`). Several processes would differ in one place, `AbstractTrainer.step`: each
-takes its share of the batch and the gradients are averaged before `clip_grad_norm_`.
+A step without a finite loss and gradient changes nothing. Several in a row are no accident: the run
+goes back to its last good checkpoint and on from there at half the learning rate, and after some
+such returns it gives up, with good weights on disk.
+
+A task says what its model is, what the gradient of a step is (`gradient_of_step`) and what makes
+weights the best so far (`validate`). Of several processes each has the gradient of its share of the
+batch; that of the step is their sum.
 """
 
 from __future__ import annotations
@@ -16,20 +20,24 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from eqflow.errors import NumericalError, SolverFailed
+from eqflow.errors import EqflowError, MemoryExhausted, NumericalError, SolverFailed
 from eqflow.flows.objectives import Loss
 from eqflow.train.config import LoopConfig
+from eqflow.train.processes import Processes
 
-# Steps in a row without a finite loss and gradient after which a run gives up.
+# Steps in a row without a finite loss and gradient after which a run goes back, and how often it
+# does before it gives up.
 PATIENCE = 10
+ROLLBACKS = 3
+MOST_TERMS = 16  # to log of a step
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,7 +45,14 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass
 class Progress:
-    """Counters of a run, all of them saved and resumed."""
+    """Counters of a run, all of them saved and resumed.
+
+    Attributes:
+        rollbacks: How often the run went back to a good checkpoint.
+        saved_step: Step of the newest checkpoint that was due, 0 for the start.
+        good_step: Step of the newest of these from which a finite step was made.
+        left_out: Training data that do not fit into memory alone, by their places.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -47,6 +62,22 @@ class Progress:
     best_loss: float = math.inf
     best_step: int = 0
     evaluations: float = 0.0
+    rollbacks: int = 0
+    saved_step: int = 0
+    good_step: int = 0
+    left_out: list[int] = field(default_factory=list)
+
+
+class Gradient(NamedTuple):
+    """What a share of a step's data gives.
+
+    Attributes:
+        values: The gradient of each weight; None where the loss does not depend on it.
+        terms: Scalars to log, the loss first.
+    """
+
+    values: Sequence[Tensor | None]
+    terms: dict[str, float]
 
 
 class AbstractTrainer(ABC, Generic[Model]):
@@ -57,29 +88,47 @@ class AbstractTrainer(ABC, Generic[Model]):
         config: The loop's settings.
         seed: All randomness is a function of it.
         progress: Where to begin; what `load_state` replaces.
+        processes: Those that share the run; this one alone where None.
     """
 
     def __init__(
-        self, model: Model, config: LoopConfig, seed: int, progress: Progress | None = None
+        self,
+        model: Model,
+        config: LoopConfig,
+        seed: int,
+        progress: Progress | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.seed = seed
         self.progress = progress or Progress()
+        self.processes = processes or Processes()
         self.device = next(model.parameters()).device
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = self.build_optimizer()
         self.average: AveragedModel = AveragedModel(
             model, multi_avg_fn=moving_average(config.ema_decay)
         )
         self.best = weights_of(self.averaged)
+        self.stopped = False  # whether `run` ended by a request
+        self.trouble = ""  # why the last step was skipped, and of which data, for the log
+        self.notices: list[str] = []  # lines for people, until someone takes them
+        self._problem: EqflowError | None = None
+        self._start = copy.deepcopy(self.state())
 
     @abstractmethod
-    def loss_of_step(self, step: int) -> Loss:
-        """What the step minimises: a function of the weights, the seed and `step`.
+    def gradient_of_step(self, step: int) -> Gradient:
+        """That of what the step minimises: a function of the weights, the seed and `step`.
 
         Raises:
             SolverFailed: If an integration within it ended early; the step is then skipped.
+            MemoryExhausted: If nothing of the step's data fits into memory.
         """
+
+    def describe_step(self, step: int) -> str:
+        """Which data a step is made of, for the log of one that was skipped."""
+        return "all data"
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
@@ -119,6 +168,8 @@ class AbstractTrainer(ABC, Generic[Model]):
         record: Callable[[dict[str, float]], None],
         save: Callable[[], None],
         stop_requested: Callable[[], bool],
+        saved_state: Callable[[int], Mapping[str, Any] | None] = lambda step: None,
+        went_back: Callable[[int, str], None] = lambda step, line: None,
     ) -> None:
         """Train until the last step, the last minute, or a request to stop.
 
@@ -126,38 +177,42 @@ class AbstractTrainer(ABC, Generic[Model]):
             record: Called with the figures of a logged step.
             save: Called when the state is to be written.
             stop_requested: Asked after every step.
+            saved_state: The state written at a step, or None where there is none any more.
+            went_back: Called with the step and a line for people when the run went back to it.
 
         Raises:
-            NumericalError: If several steps in a row gave no finite gradient, with the weights of
-                the last finite step saved; or if the weights themselves are not finite, with
-                nothing saved.
+            NumericalError: If several steps in a row gave no finite gradient, also after having
+                gone back to good weights, which are saved.
+            MemoryExhausted: If in as many steps nothing fitted into memory.
         """
         config = self.config
         started, cpu_started = time.monotonic(), time.process_time()
         earlier, cpu_earlier = self.progress.seconds, self.progress.cpu_seconds
         while not self.finished():
             figures = self.step()
-            self.progress.seconds = earlier + time.monotonic() - started
+            seconds = earlier + time.monotonic() - started
+            self.progress.seconds = self.processes.of_first(seconds)
             self.progress.cpu_seconds = cpu_earlier + time.process_time() - cpu_started
+            if self.progress.skipped_in_a_row >= PATIENCE:
+                record({"step": self.progress.step, "seconds": self.progress.seconds, **figures})
+                self._go_back(saved_state, went_back, save)
+                continue
             step = self.progress.step
             if step % config.validate_every == 0 or self.fraction_done() >= 1:
                 figures |= self.validate()
             last = self.finished()
             if step % config.log_every == 0 or "val_loss" in figures or "skipped" in figures:
                 record({"step": step, "seconds": self.progress.seconds, **figures})
-            if self.progress.skipped_in_a_row >= PATIENCE:
-                self._require_finite_weights()
-                save()
-                raise NumericalError(
-                    f"step {step}: {PATIENCE} steps in a row had no finite loss and gradient. The "
-                    "weights of the last finite step are saved; lower train.learning_rate or "
-                    "train.clip and start again in another run.dir."
-                )
-            stopping = stop_requested()
-            if step % config.checkpoint_every == 0 or last or stopping:
-                self._require_finite_weights()
-                save()
-            if stopping:
+            self.stopped = self.processes.any(stop_requested())
+            due = step % config.checkpoint_every == 0
+            if due or last or self.stopped:
+                if not self._weights_are_finite():
+                    self.trouble = "the weights are not finite"
+                    self._go_back(saved_state, went_back, save)
+                else:
+                    self.progress.saved_step = step if due else self.progress.saved_step
+                    save()
+            if self.stopped:
                 return
 
     def step(self) -> dict[str, float]:
@@ -169,44 +224,109 @@ class AbstractTrainer(ABC, Generic[Model]):
         self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {"learning_rate": rate}
         clip = math.inf if self.config.clip is None else self.config.clip
+        found, self._problem = None, None
         try:
-            loss = self.loss_of_step(self.progress.step)
-            loss.value.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
-            figures |= {"gradient_norm": norm, **loss.terms}
-            finite = math.isfinite(norm) and math.isfinite(loss.terms["loss"])
-        except SolverFailed:
-            finite = False
+            found = self.gradient_of_step(self.progress.step)
+        except (SolverFailed, MemoryExhausted) as error:
+            self._problem = error.with_traceback(None)  # which holds what the step computed
+        failed = self.processes.any(found is None)
+        if found is not None and not failed:
+            gradients = self.processes.gradients(found.values, self.weights)
+            for weight, gradient in zip(self.weights, gradients, strict=True):
+                weight.grad = gradient
+            norm = float(torch.nn.utils.clip_grad_norm_(self.weights, clip))
+            figures |= {"gradient_norm": norm, **self._of_all(found.terms)}
+            failed = not (math.isfinite(norm) and math.isfinite(figures["loss"]))
 
-        self.progress.step += 1
-        if finite:
-            self.optimizer.step()
-            self.average.update_parameters(self.model)
-            self.progress.skipped_in_a_row = 0
-            self.progress.evaluations += figures.get("evaluations", 0.0)
-        else:
+        if failed:
+            what = self._problem or ", ".join(
+                f"{name} {figures[name]:.4g}"
+                for name in ("loss", "gradient_norm")
+                if name in figures
+            )
+            self.trouble = (
+                f"{what or 'no gradient elsewhere'}; {self.describe_step(self.progress.step)}"
+            )
             figures = {**figures, "skipped": 1.0}
             self.progress.skipped += 1
             self.progress.skipped_in_a_row += 1
+        else:
+            self.optimizer.step()
+            self.average.update_parameters(self.model)
+            self.progress.skipped_in_a_row = 0
+            self.progress.good_step = self.progress.saved_step
+            self.progress.evaluations += figures.get("evaluations", 0.0)
+        self.progress.step += 1
         return figures
 
-    def _require_finite_weights(self) -> None:
-        """Parameters on disk are never NaN: what is not finite is not saved."""
-        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+    def gradient(self, loss: Loss, part: float = 1.0) -> Gradient:
+        """That of a loss which is so large a part of the step's."""
+        values = torch.autograd.grad(loss.value * part, self.weights, allow_unused=True)
+        return Gradient(values, {name: value * part for name, value in loss.terms.items()})
+
+    def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
+        """Scalars to log, summed over the shares of all processes; the loss of one without data."""
+        own = list(terms.values())
+        sums = self.processes.sums([*own, *[0.0] * (MOST_TERMS - len(own))])
+        return dict(zip(terms, sums, strict=False))
+
+    def _go_back(
+        self,
+        saved_state: Callable[[int], Mapping[str, Any] | None],
+        went_back: Callable[[int, str], None],
+        save: Callable[[], None],
+    ) -> None:
+        """Return to the last good state, at half the learning rate, and save that.
+
+        Raises:
+            NumericalError: If that was done often enough, or there is no such state any more.
+            MemoryExhausted: If the steps were skipped for want of memory.
+        """
+        now, good = self.progress, self.progress.good_step
+        found = (
+            f"step {now.step}: {PATIENCE} steps in a row had no finite loss and gradient"
+            if now.skipped_in_a_row >= PATIENCE
+            else f"step {now.step}: the weights are not finite"
+        )
+        if isinstance(self._problem, MemoryExhausted):
+            raise self._problem
+        state = self._start if good == 0 else saved_state(good)
+        if state is None:
+            if self._weights_are_finite():
+                save()
             raise NumericalError(
-                f"step {self.progress.step}: the weights are not finite, and were not saved; the "
-                "checkpoint before is intact. Lower train.learning_rate in another run.dir."
+                f"{found}, and there is no good state of step {good} to go back to. Lower "
+                "train.learning_rate or train.clip and start again in another run.dir."
+            )
+        self.load_state(state)
+        back = self.progress
+        back.seconds, back.cpu_seconds, back.skipped = now.seconds, now.cpu_seconds, now.skipped
+        back.saved_step = back.good_step = good
+        gives_up = now.rollbacks >= ROLLBACKS
+        back.rollbacks = now.rollbacks + (not gives_up)
+        if not gives_up:
+            went_back(good, f"{found}; back to step {good}, with half the learning rate")
+        save()
+        if gives_up:
+            raise NumericalError(
+                f"{found}, for the {ROLLBACKS + 1}th time, at learning rates down to "
+                f"{self.learning_rate():.2g}. The last good weights, of step {good}, are saved; "
+                "lower train.learning_rate or train.clip and start again in another run.dir."
             )
 
+    def _weights_are_finite(self) -> bool:
+        """Parameters on disk are never NaN: what is not finite is not saved."""
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+
     def learning_rate(self) -> float:
-        """Linear warm-up, then the cosine of the fraction done, or a constant."""
+        """Linear warm-up, then cosine or constant; half of it after each return to an old state."""
         config = self.config
         rate = config.learning_rate * min(
             1.0, (self.progress.step + 1) / max(config.warmup_steps, 1)
         )
         if config.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(self.fraction_done(), 1.0)))
-        return rate
+        return rate * 0.5**self.progress.rollbacks
 
     def fraction_done(self) -> float:
         """How much of the run is done, by steps or by time, whichever is further."""
@@ -233,13 +353,16 @@ class AbstractTrainer(ABC, Generic[Model]):
             "progress": dict(vars(self.progress)),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` gave."""
         self.model.load_state_dict(state["weights"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _require_alike(self.optimizer)
         self.best = {name: value.to(self.device) for name, value in state["best"].items()}
-        self.progress = type(self.progress)(**state["progress"])
+        self.progress = type(self.progress)(**copy.deepcopy(state["progress"]))
+        if "saved_step" not in state["progress"]:  # of an earlier version
+            self.progress.saved_step = self.progress.good_step = self.progress.step
 
 
 def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -254,6 +377,22 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
         torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + k) / (10 + k)))
 
     return update
+
+
+def _require_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a state in which one parameter has other entries than the rest, or of another shape.
+
+    Raises:
+        ValueError: If there is one; loading does not look into entries, and a step would fail.
+    """
+    entries = [(parameter.shape, dict(entry)) for parameter, entry in optimizer.state.items()]
+    for shape, entry in entries:
+        fits = all(
+            isinstance(value, Tensor) and value.shape in (shape, torch.Size([]))
+            for value in entry.values()
+        )
+        if not fits or entry.keys() != entries[0][1].keys():
+            raise ValueError("the optimizer's entries of a parameter are damaged")
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

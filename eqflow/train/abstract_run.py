@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +21,17 @@ import torch
 import yaml
 
 from eqflow import storage
-from eqflow.errors import CheckpointError, UsageError
+from eqflow.errors import CheckpointError, ProcessLost, UsageError, printable
 from eqflow.train.abstract_loop import AbstractTrainer
-from eqflow.train.checkpoint import WEIGHTS, newest_state, save_state, save_weights
+from eqflow.train.checkpoint import (
+    WEIGHTS,
+    newest_state,
+    read_state_at,
+    save_state,
+    save_weights,
+)
 from eqflow.train.config import LoopConfig, RunConfig
+from eqflow.train.documents import json_of
 from eqflow.train.folder import (
     CONFIG,
     LOG,
@@ -34,7 +42,8 @@ from eqflow.train.folder import (
     provenance,
     require_possible,
 )
-from eqflow.train.metrics import MetricsFile, event_writer
+from eqflow.train.metrics import Record
+from eqflow.train.processes import Processes, alone
 from eqflow.train.resuming import (
     changed_keys,
     earlier_configuration,
@@ -43,6 +52,7 @@ from eqflow.train.resuming import (
 )
 
 SUMMARY = "summary.json"
+STATES = "checkpoints"
 
 Report = Callable[[str], None]
 
@@ -91,6 +101,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         "train.log_every",
         "train.tensorboard",
         "train.threads",
+        "train.wait_minutes",
         "run.dir",
     )
 
@@ -98,9 +109,15 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         self.config = config
         if problems := self.problems():
             raise UsageError("\n".join(problems))
+        if config.run.dir is None and not _is_plain(config.name):
+            raise UsageError(
+                f"name: found {config.name!r}, expected a name that is one folder of runs/. Say "
+                "where the run goes by run.dir."
+            )
         self.folder = Path(config.run.dir or f"runs/{config.name}")
         self.may_save = False  # whether a request to stop is heeded after the step
         self.skipped: list[str] = []  # records left out, a line each
+        self.processes = Processes()  # those that share the run, while it trains
         self._report = report
         self.plain: dict[str, Any] = asdict(cast(Any, config))
         self.plain["run"]["dir"] = str(self.folder)
@@ -141,8 +158,8 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
     def summary(self) -> dict[str, Any]:
         """The summary of the run that the folder holds; nothing where there is none."""
         try:
-            found = json.loads((self.folder / SUMMARY).read_text("utf-8"))
-        except (OSError, ValueError):
+            found = json_of(self.folder / SUMMARY)
+        except CheckpointError:
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -152,12 +169,26 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
 
     def report(self, line: str) -> None:
         """Tell people, and the log."""
-        self._report(line)
-        append(self.folder / LOG, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
+        self.announce(line)
+        self.note(line)
 
     def announce(self, line: str) -> None:
         """Tell people alone, while there may be no folder yet."""
-        self._report(line)
+        if self.processes.is_first:
+            self._report(line)
+
+    def note(self, line: str) -> None:
+        """Tell the log alone."""
+        if self.processes.is_first:
+            append(self.folder / LOG, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {printable(line)}\n")
+
+    def joined(self) -> AbstractContextManager[Processes]:
+        """The processes that share this run.
+
+        Raises:
+            UsageError: If there are several, and the task cannot be shared.
+        """
+        return alone(f"task={getattr(self.config, 'task', self.config.name)}")
 
     def train(
         self,
@@ -176,18 +207,23 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         Raises:
             NumericalError: If training gave up; the weights on disk are the last finite ones.
         """
-        earlier = earlier_configuration(self.folder)
-        self._require_same_run(earlier)
-        if self._is_complete(earlier):
-            self.announce(f"{self.folder} is finished; {self.continued_by()}")
-            return True
-        if self.config.train.threads is not None:
-            torch.set_num_threads(self.config.train.threads)
-        require_possible(self.folder)
-        trainer = self.prepare()
-        storage.require_writable(self.folder)
-        with exclusive(self.folder):
-            return self._train(trainer, stop_requested, follow)
+        with self.joined() as processes:
+            self.processes = processes
+            earlier = earlier_configuration(self.folder)
+            self._require_same_run(earlier)
+            if self._is_complete(earlier):
+                self.announce(f"{self.folder} is finished; {self.continued_by()}")
+                return True
+            if self.config.train.threads is not None:
+                torch.set_num_threads(self.config.train.threads)
+            require_possible(self.folder)
+            trainer = self.prepare()
+            processes.wait()  # none writes before all have looked
+            if not processes.is_first:
+                return self._train(trainer, stop_requested, follow)
+            storage.require_writable(self.folder)
+            with exclusive(self.folder, self.report):
+                return self._train(trainer, stop_requested, follow)
 
     def _train(
         self,
@@ -195,47 +231,89 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         stop_requested: Callable[[], bool],
         follow: Callable[[Trained, dict[str, float]], None],
     ) -> bool:
-        storage.remove_strays(self.folder)
         for line in self.describe(trainer):
             self.report(line)
-        state = newest_state(self.folder / "checkpoints", self.report)
+        self._begin(trainer)
+        if self.processes.is_first:
+            writer = Record(self.folder, self.config.train.tensorboard, trainer.progress.step)
+
+        def record(figures: dict[str, float]) -> None:
+            self._tell_notices(trainer)
+            if "skipped" in figures:
+                self.note(f"step {trainer.progress.step} skipped: {trainer.trouble}")
+            if self.processes.is_first:
+                writer.add(figures)
+                follow(trainer, figures)
+
+        def save() -> None:
+            self._tell_notices(trainer)
+            if self.processes.is_first:
+                good, step = trainer.progress.good_step, trainer.progress.step
+                writer.flush()
+                save_state(self.folder / STATES, step, trainer.state(), keep={good})
+                self._save_weights(trainer)
+
+        def went_back(step: int, line: str) -> None:
+            self.report(line)
+            if self.processes.is_first:
+                writer.go_back(step)
+
+        self.may_save = True
+        try:
+            trainer.run(record, save, stop_requested, self._saved_state, went_back)
+        except ProcessLost as lost:
+            # The weights are those of the last whole step.
+            save()
+            raise ProcessLost(f"step {trainer.progress.step:,}, which is saved: {lost}") from lost
+        finally:
+            self.may_save = False
+            if self.processes.is_first:
+                writer.close()
+        if trainer.stopped or not trainer.finished():
+            return False
+        if self.processes.is_first:
+            self._save_weights(trainer)  # a kill may have come between state and weights
+            self._finish(trainer)
+        return True
+
+    def _begin(self, trainer: Trained) -> None:
+        """Resume where there is something to resume, and write what the run is."""
+        state: Mapping[str, Any] | None = None
+        if self.processes.is_first:
+            storage.remove_strays(self.folder)
+            state = newest_state(self.folder / STATES, self.report)
+        state = self._of_first(state)
         if state is not None:
             self._restore(trainer, state)
+        if not self.processes.is_first:
+            return
         if not (self.folder / PROVENANCE).is_file():
             made = provenance(data=self.data_fingerprint())
             storage.write_text(self.folder / PROVENANCE, json.dumps(made, indent=2))
         storage.write_text(self.folder / CONFIG, yaml.safe_dump(self.plain, sort_keys=False))
         (self.folder / SUMMARY).unlink(missing_ok=True)
-        metrics = MetricsFile(self.folder / "metrics.csv", trainer.progress.step)
-        events = None
-        if self.config.train.tensorboard:
-            events = event_writer(self.folder / "tensorboard", trainer.progress.step)
 
-        def record(figures: dict[str, float]) -> None:
-            metrics.append(figures)
-            if events is not None:
-                for name, value in figures.items():
-                    events.add_scalar(name, value, trainer.progress.step)
-            follow(trainer, figures)
+    def _saved_state(self, step: int) -> Mapping[str, Any] | None:
+        """The state that the first process wrote at a step; None where it is no more."""
+        state: Mapping[str, Any] | None = None
+        if self.processes.is_first:
+            try:
+                state = read_state_at(self.folder / STATES, step)
+            except CheckpointError as error:
+                self.report(f"warning: {error}")
+        return self._of_first(state)
 
-        def save() -> None:
-            save_state(self.folder / "checkpoints", trainer.progress.step, trainer.state())
-            self._save_weights(trainer)
+    def _of_first(self, state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if not self.processes.any(state is not None):
+            return None
+        return self.processes.state_of_first(state or {})
 
-        self.may_save = True
-        try:
-            trainer.run(record, save, stop_requested)
-        finally:
-            self.may_save = False
-            if events is not None:
-                events.close()
-        if stop_requested() or not trainer.finished():
-            return False
-        self._save_weights(trainer)  # a kill may have come between state and weights
-        self._finish(trainer)
-        return True
+    def _tell_notices(self, trainer: Trained) -> None:
+        """What the trainer has to say to people."""
+        while trainer.notices:
+            self.report(trainer.notices.pop(0))
 
-    def _restore(self, trainer: Trained, state: dict[str, Any]) -> None:
+    def _restore(self, trainer: Trained, state: Mapping[str, Any]) -> None:
         try:
             trainer.load_state(state)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -293,6 +371,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
             "steps": progress.step,
             "ended_by": trainer.ended_by(),
             "skipped_steps": progress.skipped,
+            "rollbacks": progress.rollbacks,
             "seconds": round(progress.seconds, 2),
             "cpu_seconds": round(progress.cpu_seconds, 2),
             "best_step": progress.best_step,
@@ -306,6 +385,11 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
         for line in lines:
             self.report(line)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name names a folder within another, and no way out of it."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & {"/", "\\"}
 
 
 def _finite(summary: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from eqflow.graphs.layered_classifier import (
     residual,
 )
 from eqflow.nn import EntropyAscent, PairNorm
-from eqflow.nn.diffusion import BLEND, GRAFF, GRAND, Onsager
+from eqflow.nn.diffusion import BLEND, GDE, GRAFF, GRAND, Onsager
 from eqflow.nn.diffusion.operator import AbstractDiffusion
+from eqflow.nn.field import AbstractField
 from eqflow.nn.rewired import KNNRewiring
 from eqflow.train.node_config import NodeConfig, NodeSolverConfig
 from eqflow.train.node_models import (
@@ -143,11 +144,12 @@ def _graff(model: GraffConfig) -> AbstractDiffusion:
     )
 
 
-FIELDS: dict[str, Callable[[Any], AbstractDiffusion]] = {
+FIELDS: dict[str, Callable[[Any], AbstractField]] = {
     "grand": lambda model: GRAND(model.width, **_attention(model)),
     "blend": _blend,
     "graff": _graff,
     "onsager": lambda model: Onsager(model.width, **_attention(model)),
+    "gde": lambda model: GDE(model.width, model.convolutions, source=model.source),
 }
 
 

@@ -247,6 +247,7 @@ class TrainConfig(LoopConfig):
     pairs: int | None = leaf(None, "most directed pairs of points a step; bounds the memory")
     validation_structures: int = leaf(2048, "most structures a validation uses")
     final_structures: int = leaf(100, "held-out structures of the final figures; 0 for none")
+    wait_minutes: float = leaf(10.0, "how long processes of torchrun wait for each other")
 
 
 @dataclass

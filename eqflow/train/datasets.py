@@ -24,7 +24,7 @@ from eqflow.data import (
     surfaces,
     with_known_elements,
 )
-from eqflow.errors import DataError, UnknownElement, UsageError
+from eqflow.errors import DataError, EmptyData, UnknownElement, UsageError
 from eqflow.flows import AtomTypes, Compositions, Properties, Sizes
 from eqflow.geometry import Clouds, centred, degrees_of_freedom
 from eqflow.targets import AbstractTarget, target_by_name
@@ -72,6 +72,7 @@ def load_dataset(
 
     Raises:
         DataError: If they cannot be read, none is left, or a property is not known of any.
+        EmptyData: If there are too few of them for all parts.
         UsageError: If the source is unknown or contradicts another option.
     """
     clouds, skipped = _structures(config, seed)
@@ -100,7 +101,11 @@ def load_dataset(
         "validation": config.validation,
         "test": config.test,
     }
-    chosen = split(len(clouds), fractions, seed, groups=TOGETHER[config.together](clouds))
+    groups = TOGETHER[config.together](clouds)
+    try:
+        chosen = split(len(clouds), fractions, seed, groups=groups)
+    except EmptyData as error:
+        raise EmptyData(f"{config.path or config.source}: {error}") from error
     parts = {name: clouds[index] for name, index in chosen.items()}
     statistics: dict[str, Any] = {
         "dimension": clouds.dimension,

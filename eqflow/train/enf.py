@@ -14,18 +14,18 @@ Reference: E(n) Equivariant Normalizing Flows (Satorras et al., 2021), arXiv:210
 from __future__ import annotations
 
 import re
-import zlib
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eqflow.errors import CheckpointError, UsageError
+from eqflow.data.numpy_files import load_arrays
+from eqflow.errors import CheckpointError, DataError, UsageError
 from eqflow.flows import MolecularFlow, Sizes, Solver
 from eqflow.train.build import build_molecular_flow
 from eqflow.train.checkpoint import load_tensors
@@ -236,22 +236,26 @@ def _read(path: Path) -> dict[str, Any]:
             f"{FLOW_FILE} and {DEQUANTIZER_FILE}."
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
+        arrays = load_arrays(path)
+    except DataError as error:
         raise CheckpointError(
-            f"{path}: found a damaged file or another format, expected an .npz of plain arrays "
-            f"({error})."
+            f"{error} Expected are plain arrays: an .npz of the published weights."
         ) from error
     weights = {name for name in arrays if name.startswith(("flow.", "dequantizer."))}
     if strange := sorted(name for name in weights if arrays[name].dtype.kind not in "fiu"):
         raise CheckpointError(
             f"{path}: {strange[0]} holds {arrays[strange[0]].dtype}, expected numbers."
         )
-    return {
-        name: torch.from_numpy(value) if name in weights else value
-        for name, value in arrays.items()
-    }
+    return {name: _tensor(value) if name in weights else value for name, value in arrays.items()}
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """Numbers of any size and order of bytes as those PyTorch has."""
+    kind = values.dtype.newbyteorder("=")
+    if kind.kind == "f" and kind.itemsize > 8:
+        kind = np.dtype(np.float64)
+    with np.errstate(over="ignore"):  # what is not finite then is refused
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=kind).reshape(values.shape))
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
@@ -259,7 +263,19 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file; expected a state dict of the published flow.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        struct.error,
+    ) as error:
         raise CheckpointError(
             f"{path}: found a damaged file, or one that would run code; expected a state dict "
             "written by torch.save."
@@ -321,6 +337,8 @@ def _sizes(published: Mapping[str, Any], path: Path) -> Sizes:
 
 def _published_sizes(published: Mapping[str, Any]) -> Sizes:
     if "n_nodes.keys" in published and "n_nodes.prob" in published:
+        if {published[f"n_nodes.{name}"].dtype.kind for name in ("keys", "prob")} - set("fiu"):
+            raise TypeError("it holds no numbers")
         sizes = torch.from_numpy(np.asarray(published["n_nodes.keys"], dtype=np.int64))
         probs = torch.from_numpy(np.asarray(published["n_nodes.prob"], dtype=np.float32))
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -44,27 +43,53 @@ def require_possible(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Hold a run folder for this process; the system lets go of it however the process ends.
+
+    Args:
+        folder: Of the run.
+        warn: Called with a line where the file system knows no locks.
 
     Raises:
         UsageError: If another process holds it; the message names it.
     """
     path = folder / LOG
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+
+    def unlocked(reason: str) -> None:
+        warn(
+            f"warning: {folder}: this file system knows no locks ({reason}): nobody else is kept "
+            "out; see to it that no other process writes there."
+        )
+
+    _require_no_link(path)
+    with storage.held(path, unlocked) as is_ours:
+        if not is_ours:
             owners = [
-                line for line in path.read_text("utf-8").splitlines() if line.startswith(OWNER)
+                line
+                for line in path.read_text("utf-8", "replace").splitlines()
+                if line.startswith(OWNER)
             ]
             owner = owners[-1].removeprefix(OWNER).strip() if owners else "another"
             raise UsageError(
                 f"{folder}: process {owner} is training in this folder. Wait for it, stop it, or "
                 "give another run.dir."
-            ) from error
-        append(path, f"{OWNER} {os.getpid()} on {platform.node()}\n")
+            )
+        append(path, f"{OWNER} {this_process()}\n")
         yield
+
+
+def _require_no_link(path: Path) -> None:
+    """A folder from someone else may hold a link to a file of ours, to have us write to it."""
+    if path.is_symlink():
+        raise StorageError(
+            f"{path}: found a symbolic link, expected a file: nothing is appended through links. "
+            "Delete it, or put the file itself there."
+        )
+
+
+def this_process() -> str:
+    """How another process names this one to people."""
+    return f"{os.getpid()} on {platform.node()}"
 
 
 def append(path: Path, text: str) -> None:
@@ -73,6 +98,7 @@ def append(path: Path, text: str) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
+    _require_no_link(path)
     try:
         with path.open("a", newline="", encoding="utf-8") as file:
             file.write(text)
@@ -116,12 +142,13 @@ def provenance(**inputs: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         **inputs,
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of a package that is installed, or that it is not."""
     try:
         return version(package)
     except PackageNotFoundError:

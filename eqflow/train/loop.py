@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from eqflow import rng
 from eqflow.data import SizeBatches
-from eqflow.errors import SolverFailed
+from eqflow.errors import MemoryExhausted, SolverFailed
 from eqflow.flows import AbstractFlow, AbstractObjective
-from eqflow.flows.objectives import Loss
 from eqflow.geometry import Clouds
-from eqflow.train.abstract_loop import PATIENCE, AbstractTrainer, Progress, moving_average
+from eqflow.halving import by_halves
+from eqflow.rng import Purpose
+from eqflow.train.abstract_loop import (
+    PATIENCE,
+    AbstractTrainer,
+    Gradient,
+    Progress,
+    moving_average,
+)
 from eqflow.train.config import TrainConfig
+from eqflow.train.processes import Processes
+
+SHOWN = 8  # structures of a step that is skipped, in the log
 
 __all__ = ["PATIENCE", "Progress", "Trainer", "moving_average"]
 
@@ -27,6 +39,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         train, validation: Structures in the unit of the data.
         config: The loop's settings.
         seed: All randomness is a function of it.
+        processes: Those that share the run; this one alone where None.
     """
 
     def __init__(
@@ -37,14 +50,16 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         validation: Clouds,
         config: TrainConfig,
         seed: int,
+        processes: Processes | None = None,
     ) -> None:
-        super().__init__(flow, config, seed)
+        super().__init__(flow, config, seed, processes=processes)
         self.objective = objective
         self.train = train
         self.batches = SizeBatches(train.sizes, config.batch_size, seed, config.pairs)
         held_out = validation[: config.validation_structures]
         cut = SizeBatches(held_out.sizes, config.batch_size, 0, config.pairs)
         self.held_out = [held_out[index] for index in cut.epoch(0)]
+        self._told: set[int] = set()  # batches of these with structures too large for memory
 
     @property
     def flow(self) -> AbstractFlow:
@@ -55,14 +70,64 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         """A copy of the flow with the best averaged weights; the newest before any validation."""
         return self.best_model().eval()
 
-    def loss_of_step(self, step: int) -> Loss:
-        """The objective on the step's structures; all that is drawn is drawn for the step."""
-        source = rng.generator(self.seed, "train", "objective", step, device=self.device)
-        features = rng.generator(self.seed, "train", "features", step, device=self.device)
-        batch = self.flow.batch(self.train[self.batches.batch_at(step)], features)
+    def gradient_of_step(self, step: int) -> Gradient:
+        """That of the objective on this process's share of the step's structures.
+
+        What does not fit into memory is tried in halves, and what does not alone is left out from
+        then on. The terms of halves and shares count by how many structures they are of.
+
+        Raises:
+            MemoryExhausted: If no structure of the step, in no process, fits into memory.
+        """
+        whole = self.batches.batch_at(step).tolist()
+        own = [place for place in self.processes.share(whole) if place not in self._left_out]
+        total = self.processes.sums([float(len(own))])[0]
+        parts, too_large = by_halves(own, lambda some: self._gradient_of(some, step, total))
+        for place in too_large:
+            self._leave_out(place)
+        values: list[Tensor | None] = [None] * len(self.weights)
+        terms = {"loss": 0.0}
+        for _, part in parts:
+            values = [_plus(one, other) for one, other in zip(values, part.values, strict=True)]
+            terms = {name: terms.get(name, 0.0) + value for name, value in part.terms.items()}
+        if self.processes.sums([float(len(parts))])[0] == 0:
+            raise MemoryExhausted(
+                f"step {step}: none of its {len(whole):,} structures fits into memory even alone. "
+                "Lower model.width or model.layers, or leave large structures out."
+            )
+        return Gradient(values, terms)
+
+    def _gradient_of(self, some: list[int], step: int, total: float) -> Gradient:
+        """That of some structures; all that is drawn is drawn for the step and for them."""
+        part: list[Purpose] = [] if len(some) == total else ["from", some[0], len(some)]
+        source = rng.generator(self.seed, "train", "objective", step, *part, device=self.device)
+        features = rng.generator(self.seed, "train", "features", step, *part, device=self.device)
+        batch = self.flow.batch(self.train[torch.tensor(some)], features)
         self.flow.train()
-        with rng.seeded(self.seed, "train", "poses", step, device=self.device):
-            return self.objective(self.flow.continuous, batch, source)
+        with rng.seeded(self.seed, "train", "poses", step, *part, device=self.device):
+            loss = self.objective(self.flow.continuous, batch, source)
+        return self.gradient(loss, len(some) / total)
+
+    def describe_step(self, step: int) -> str:
+        """Which structures a step is made of."""
+        places = self.batches.batch_at(step).tolist()
+        sources = self.train.source
+        names = [sources[place] if sources else str(place) for place in places[:SHOWN]]
+        more = f" and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
+        return f"training structures {', '.join(names)}{more}"
+
+    def _leave_out(self, place: int) -> None:
+        self.progress.left_out.append(place)
+        points = int(self.train.sizes[place])
+        source = f" ({self.train.source[place]})" if self.train.source else ""
+        self.notices.append(
+            f"training structure {place}{source} of {points:,} points does not fit into memory and "
+            "is left out"
+        )
+
+    @property
+    def _left_out(self) -> set[int]:
+        return set(self.progress.left_out)
 
     def validate(self) -> dict[str, float]:
         """Mean loss of the averaged weights on held-out structures, the draws always the same.
@@ -77,16 +142,38 @@ class Trainer(AbstractTrainer[AbstractFlow]):
     @torch.no_grad()
     def _loss_held_out(self) -> float:
         self.averaged.eval()
-        total = 0.0
-        count = 0
-        for place, clouds in enumerate(self.held_out):
-            source = rng.generator(self.seed, "validate", place, device=self.device)
-            features = rng.generator(self.seed, "validate", "features", place, device=self.device)
-            batch = self.averaged.batch(clouds, features)
+        total = count = failures = 0.0
+        for place, clouds in self.processes.share(list(enumerate(self.held_out))):
             try:
-                loss = self.objective(self.averaged.continuous, batch, source)
+                parts, too_large = by_halves(
+                    range(len(clouds)), partial(self._loss_of, clouds, place)
+                )
             except SolverFailed:
-                return math.inf
-            total += float(loss.value) * len(clouds)
-            count += len(clouds)
-        return total / count
+                failures += 1
+                continue
+            if too_large and place not in self._told:
+                self._told.add(place)
+                self.notices.append(
+                    f"{len(too_large):,} validation structures of up to "
+                    f"{int(clouds.sizes[too_large].max()):,} points do not fit into memory and are "
+                    "not validated on"
+                )
+            total += sum(value for _, value in parts)
+            count += sum(len(some) for some, _ in parts)
+        total, count, failures = self.processes.sums([total, count, failures])
+        return math.inf if failures or not count else total / count
+
+    def _loss_of(self, clouds: Clouds, place: int, some: list[int]) -> float:
+        """The sum over some structures of a held-out batch of their loss, the same each time."""
+        part: list[Purpose] = [] if len(some) == len(clouds) else ["from", some[0], len(some)]
+        source = rng.generator(self.seed, "validate", place, *part, device=self.device)
+        features = rng.generator(
+            self.seed, "validate", "features", place, *part, device=self.device
+        )
+        batch = self.averaged.batch(clouds[torch.tensor(some)] if part else clouds, features)
+        return float(self.objective(self.averaged.continuous, batch, source).value) * len(some)
+
+
+def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of gradients, of which None is zero."""
+    return other if one is None else one if other is None else one + other

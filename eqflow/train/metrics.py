@@ -26,18 +26,29 @@ class MetricsFile:
         self.columns: list[str] = []
         self.rows: list[dict[str, str]] = []
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or [])
-                # A row cut short by a kill has fewer fields, and its step may be cut as well.
-                self.rows = [
-                    row
-                    for row in reader
-                    if None not in row.values()
-                    and row["step"].isdigit()
-                    and int(row["step"]) <= step
-                ]
+            # After a power cut there may be anything behind the last row that was flushed.
+            text = path.read_text("utf-8", "replace").replace("\0", "")
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            self.columns = list(reader.fieldnames or [])
+            # A row cut short by a kill has fewer fields, and its step may be cut as well.
+            self.rows = [
+                row
+                for row in reader
+                if None not in row.values() and _is_up_to(row.get("step", ""), step)
+            ]
+            if "step" not in self.columns:
+                self.columns = []
             self._rewrite()
+
+    def flush(self) -> None:
+        """Make sure that what was added survives a power cut: before a checkpoint of that step."""
+        if self.rows:
+            storage.flush(self.path)
+
+    def go_back(self, step: int) -> None:
+        """Drop rows beyond a step."""
+        self.rows = [row for row in self.rows if _is_up_to(row["step"], step)]
+        self._rewrite()
 
     def append(self, values: Mapping[str, float]) -> None:
         """Add one row."""
@@ -62,6 +73,10 @@ class MetricsFile:
         storage.write_text(self.path, header + "".join(self._line(row) for row in self.rows))
 
 
+def _is_up_to(text: str, step: int) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= step
+
+
 class EventWriter(Protocol):
     """What is used of TensorBoard's `SummaryWriter`."""
 
@@ -83,3 +98,46 @@ def event_writer(folder: Path, step: int) -> EventWriter | None:
         return None
     writer: EventWriter = SummaryWriter(str(folder), purge_step=step + 1)
     return writer
+
+
+class Record:
+    """What a run writes of its steps: `metrics.csv`, and TensorBoard events where they are wanted.
+
+    Args:
+        folder: Of the run.
+        tensorboard: Whether events are wanted.
+        step: Where the run begins; what was written beyond it is dropped.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool, step: int) -> None:
+        self._folder = folder
+        self._wants_events = tensorboard
+        self._metrics = MetricsFile(folder / "metrics.csv", step)
+        self._events: EventWriter | None = None
+        self._open(step)
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Write the figures of one step, `step` among them."""
+        self._metrics.append(figures)
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, int(figures["step"]))
+
+    def go_back(self, step: int) -> None:
+        """Drop what is beyond a step, to which the run has returned."""
+        self.close()
+        self._metrics.go_back(step)
+        self._open(step)
+
+    def flush(self) -> None:
+        """Wait until what was written survives a power cut, as the checkpoint does that follows."""
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Write what is pending."""
+        if self._events is not None:
+            self._events.close()
+
+    def _open(self, step: int) -> None:
+        if self._wants_events:
+            self._events = event_writer(self._folder / "tensorboard", step)

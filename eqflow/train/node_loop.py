@@ -18,7 +18,7 @@ from eqflow.flows.objectives import Loss
 from eqflow.graphs import Graph, Split
 from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
-from eqflow.train.abstract_loop import AbstractTrainer, Progress
+from eqflow.train.abstract_loop import AbstractTrainer, Gradient, Progress
 from eqflow.train.node_config import NodeTrainConfig
 
 # Adam, Adamax and RMSprop add λw to the gradient; AdamW shrinks the weights beside the step.
@@ -116,6 +116,10 @@ class NodeTrainer(AbstractTrainer[AbstractNodeClassifier]):
         return optimizer(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+
+    def gradient_of_step(self, step: int) -> Gradient:
+        """That of cross entropy and penalties; dropout is drawn for the step."""
+        return self.gradient(self.loss_of_step(step))
 
     def loss_of_step(self, step: int) -> Loss:
         """Cross entropy of the training nodes, and penalties; dropout is drawn for the step."""

@@ -98,6 +98,15 @@ class OnsagerConfig(AttentionModelConfig):
 
 
 @dataclass
+class GdeConfig(DiffusionModelConfig):
+    """Graph convolutions as a velocity (GDE): a baseline, and no diffusion."""
+
+    name: str = leaf("gde", "gde")
+    convolutions: int = leaf(1, "graph convolutions that make up the velocity")
+    source: bool = leaf(False, "add β x(0) to the velocity, β being learned from 0")
+
+
+@dataclass
 class LayeredModelConfig(NodeModelConfig):
     """What every layered network has."""
 
@@ -155,6 +164,7 @@ NODE_MODELS: dict[str, type[NodeModelConfig]] = {
     "blend": BlendConfig,
     "graff": GraffConfig,
     "onsager": OnsagerConfig,
+    "gde": GdeConfig,
     "gcn": GcnConfig,
     "residual_gcn": ResidualGcnConfig,
     "entropic_gcn": EntropicGcnConfig,

@@ -33,6 +33,7 @@ from eqflow.train.node_models import (
     DiffusionModelConfig,
     EntropicGcnConfig,
     GatedGcnConfig,
+    GdeConfig,
     GraffConfig,
     LayeredModelConfig,
     PairNormGcnConfig,
@@ -89,6 +90,8 @@ def _ranges(config: NodeConfig) -> Iterator[str]:
         least.append(("model.neighbours", model.neighbours, 1))
     if isinstance(model, GraffConfig):
         least.append(("model.matrices", model.matrices, 1))
+    if isinstance(model, GdeConfig):
+        least.append(("model.convolutions", model.convolutions, 1))
     if isinstance(config.encoding, DeepWalkConfig):
         least.append(("encoding.window", config.encoding.window, 1))
     if isinstance(config.encoding, EncodingConfig):
@@ -226,6 +229,11 @@ def _contradictions(config: NodeConfig) -> Iterator[str]:
         )
     if isinstance(encoding, EncodingConfig) and encoding.width is None and encoding.name != "ppr":
         yield f"encoding.width: found null with encoding={encoding.name}, expected a number."
+    if isinstance(model, GdeConfig) and config.solver.method in DIFFUSION:
+        yield (
+            f"solver.method: found {config.solver.method} with model=gde, which is no diffusion, "
+            f"expected one of {', '.join((*ADAPTIVE, *FIXED))}."
+        )
     weights = asdict(config.regularisation)
     if isinstance(model, DiffusionModelConfig):
         if config.solver.method in DIFFUSION and any(weights.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from eqflow.flows.diffusion_arguments import EXACT
-from eqflow.flows.solver import ADAPTIVE
+from eqflow.flows.solver import ADAPTIVE, DIFFUSION
 from eqflow.train.node_config import (
     EncodingConfig,
     KnnRewiringConfig,
@@ -17,9 +17,11 @@ from eqflow.train.node_data import PROTOCOLS, SPLITS
 from eqflow.train.node_models import (
     BlendConfig,
     DiffusionModelConfig,
+    GdeConfig,
     GraffConfig,
     LayeredModelConfig,
 )
+from eqflow.train.solver_unused import without_effect as unused_of_solver
 
 
 def without_effect(config: NodeConfig) -> dict[str, str]:
@@ -39,7 +41,8 @@ def without_effect(config: NodeConfig) -> dict[str, str]:
                 f"data.split={' or '.join(having)} with it."
             )
     if isinstance(model, DiffusionModelConfig):
-        if model.layers is not None:
+        found |= unused_of_solver(method, is_linear=_is_linear(model))
+        if model.layers is not None and "solver.steps" not in found:
             found["solver.steps"] = (
                 f"found with model.layers={model.layers}, which are the steps. Set model.layers to "
                 "as many, or model.layers=null."
@@ -60,6 +63,8 @@ def unused_of_preset(config: NodeConfig) -> set[str]:
         found |= {f"solver.{item.name}" for item in fields(config.solver)}
         found |= {f"regularisation.{item.name}" for item in fields(RegularisationConfig)}
         found.add("train.stop_times")
+    if isinstance(config.model, GdeConfig) and config.solver.method in DIFFUSION:
+        found.add("solver.method")  # of another kind of equation
     if encoding_is_unused(config):
         found |= {"encoding", *(f"encoding.{item.name}" for item in fields(config.encoding))}
     return found
@@ -76,6 +81,8 @@ def _is_linear(model: DiffusionModelConfig) -> bool:
     """Whether the equation of a model is linear, so that a solution in closed form is one."""
     if isinstance(model, GraffConfig):
         return not model.nonlinear and model.matrices == 1
+    if isinstance(model, GdeConfig):
+        return False
     rewired = isinstance(model, BlendConfig) and model.neighbours is not None
     return not getattr(model, "nonlinear", False) and not rewired
 

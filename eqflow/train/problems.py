@@ -18,8 +18,15 @@ from eqflow.train.build import (
     build_solver,
     chosen_device,
 )
-from eqflow.train.config import Config, DataConfig, FrameModelConfig, MaximumLikelihoodConfig
+from eqflow.train.config import (
+    Config,
+    DataConfig,
+    FrameModelConfig,
+    MaskedModelConfig,
+    MaximumLikelihoodConfig,
+)
 from eqflow.train.datasets import SOURCES, TOGETHER
+from eqflow.train.solver_unused import without_effect as unused_of_solver
 
 NEEDS_PATH = ("file", "images", "voxels")
 DIMENSION = {"images": 2, "voxels": 3, "qm9": 3, "g2": 3, "shapes": 3}
@@ -33,14 +40,14 @@ def problems_of(config: Config) -> list[str]:
 def without_effect(config: Config) -> dict[str, str]:
     """Why a key has no effect, by its name; a line for who typed it."""
     model = config.model
+    is_revealing = isinstance(model, MaskedModelConfig)
+    found = unused_of_solver(config.solver.method, is_revealing=is_revealing)
     if isinstance(model, FrameModelConfig) and model.frame == "pca":
-        return {
-            "model.threshold": (
-                "found with model.frame=pca, which has no threshold, as weighted frames have. Set "
-                "model.frame=weighted, or leave it out."
-            )
-        }
-    return {}
+        found["model.threshold"] = (
+            "found with model.frame=pca, which has no threshold, as weighted frames have. Set "
+            "model.frame=weighted, or leave it out."
+        )
+    return found
 
 
 def _ranges(config: Config) -> Iterator[str]:
@@ -75,6 +82,7 @@ def _ranges(config: Config) -> Iterator[str]:
         ("train.learning_rate", train.learning_rate, 10.0),  # Adam's steps are as large as it
         ("train.clip", train.clip, math.inf),
         ("train.minutes", train.minutes, math.inf),
+        ("train.wait_minutes", train.wait_minutes, 24 * 60.0),
         ("model.coordinate_range", getattr(model, "coordinate_range", None), math.inf),
         ("model.cutoff", getattr(model, "cutoff", None), math.inf),
     ):

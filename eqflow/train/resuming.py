@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eqflow.errors import CheckpointError
+from eqflow.train.documents import json_of, yaml_of
 from eqflow.train.folder import CONFIG, PROVENANCE
 
 
@@ -24,9 +22,9 @@ def earlier_configuration(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        earlier = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not YAML ({error}). Give another run.dir.") from error
+        earlier = yaml_of(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Give another run.dir.") from error
     if not isinstance(earlier, dict):
         raise CheckpointError(
             f"{path}: found {type(earlier).__name__}, expected the configuration of a run. "
@@ -38,9 +36,8 @@ def earlier_configuration(folder: Path) -> dict[str, Any] | None:
 def earlier_fingerprint(folder: Path) -> str | None:
     """SHA-256 of the data when the run of a folder began; None if unknown."""
     try:
-        made = json.loads((folder / PROVENANCE).read_text("utf-8"))
-        return str(made["data"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json_of(folder / PROVENANCE)["data"]["sha256"])
+    except (CheckpointError, LookupError, TypeError):
         return None
 
 

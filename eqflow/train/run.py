@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from eqflow import rng
 from eqflow.chem.elements import symbol
+from eqflow.data.units import unit_doubt
 from eqflow.flows import AbstractMolecularFlow, MaskedMolecularFlow, MolecularFlow
 from eqflow.targets.names import TARGETS
 from eqflow.train.abstract_run import AbstractRun
@@ -23,6 +25,8 @@ from eqflow.train.datasets import Dataset, load_dataset
 from eqflow.train.figures import final_figures
 from eqflow.train.loop import Trainer
 from eqflow.train.problems import problems_of
+from eqflow.train.processes import Processes, joined, local_device
+from eqflow.train.room import pairs_notice
 
 STANDARDISED = 2000  # structures that scales of features are first taken from
 SHOWN = ("val_nll", "test_nll", "kl", "ess", "atoms_stable", "molecules_stable", "valid")
@@ -44,6 +48,10 @@ class Run(AbstractRun[Config, Trainer]):
         """File or folder of the structures; None where they are generated."""
         return self.config.data.path
 
+    def joined(self) -> AbstractContextManager[Processes]:
+        """The processes of `torchrun`, or this one alone."""
+        return joined(self.config.train.wait_minutes)
+
     def prepare(self) -> Trainer:
         """Read or generate the structures; build flow, objective and trainer."""
         config = self.config
@@ -57,10 +65,15 @@ class Run(AbstractRun[Config, Trainer]):
         if isinstance(config.model, JointModelConfig) and isinstance(flow, MolecularFlow):
             first = parts["train"][:STANDARDISED]
             flow.standardise(first, rng.generator(config.seed, "standardise"))
-        flow.to(chosen_device(config.train.device))
-        objective = build_objective(config)
+        flow.to(local_device(chosen_device(config.train.device), self.processes))
         return Trainer(
-            flow, objective, parts["train"], parts["validation"], config.train, config.seed
+            flow,
+            build_objective(config),
+            parts["train"],
+            parts["validation"],
+            config.train,
+            config.seed,
+            self.processes,
         )
 
     def describe(self, trainer: Trainer) -> list[str]:
@@ -69,6 +82,12 @@ class Run(AbstractRun[Config, Trainer]):
         counts = ", ".join(f"{len(clouds):,} {name}" for name, clouds in parts.items())
         lines = [f"data: {self.config.data.source}, {counts} structures"]
         lines += [f"skipped: {line}" for line in self.dataset.skipped]
+        device = next(trainer.flow.parameters()).device
+        doubts = (
+            unit_doubt(parts["train"]),
+            pairs_notice(parts["train"], self.config.model, device),
+        )
+        lines += [f"notice: {line}" for line in doubts if line]
         numbers = parts["train"].numbers
         if isinstance(trainer.flow, AbstractMolecularFlow):
             lines.append(f"atoms: {trainer.flow.types}")
@@ -80,6 +99,8 @@ class Run(AbstractRun[Config, Trainer]):
             )
         if trainer.flow.properties is not None:
             lines.append(f"conditioned on: {trainer.flow.properties}")
+        if self.processes.count > 1:
+            lines.append(f"{self.processes.count} processes share every batch")
         weights = sum(parameter.numel() for parameter in trainer.flow.parameters())
         return [*lines, f"model: {self.config.model.name}, {weights:,} weights"]
 
@@ -90,6 +111,12 @@ class Run(AbstractRun[Config, Trainer]):
     def final_figures(self, trainer: Trainer) -> tuple[dict[str, Any], list[str]]:
         """Likelihoods of held-out structures and what draws are like, where asked for."""
         figures: dict[str, Any] = {"data_cpu_seconds": round(self.data_seconds, 2)}
+        if too_large := trainer.progress.left_out:
+            figures["left_out"] = len(too_large)
+            self.skipped.append(
+                f"{len(too_large):,} training structures that do not fit into memory, of up to "
+                f"{int(self.dataset.parts['train'].sizes[too_large].max()):,} points"
+            )
         most = self.config.train.final_structures
         if most:
             is_drawn = isinstance(trainer.flow, MaskedMolecularFlow)
@@ -98,7 +125,8 @@ class Run(AbstractRun[Config, Trainer]):
             divergence = build_divergence(self.config.divergence)
             flow = trainer.best_flow()
             figures |= final_figures(flow, self.dataset, divergence, most, self.config.seed)
-        return figures, [_line(figures, name) for name in SHOWN if name in figures]
+        lines = [f"left out: {self.skipped[-1]}"] if too_large else []
+        return figures, [*lines, *(_line(figures, name) for name in SHOWN if name in figures)]
 
     def _announce_data(self) -> None:
         """Say so where getting the structures takes long."""

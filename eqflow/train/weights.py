@@ -6,11 +6,14 @@ structures, and `model.name` decide.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eqflow.errors import CheckpointError, UsageError
+from torch import Tensor
+
+from eqflow.errors import CheckpointError, DataError, UsageError
 from eqflow.train.build import MODELS, TrainedFlow
 from eqflow.train.checkpoint import WEIGHTS, load_tensors, read_weights
 from eqflow.train.config import (
@@ -31,6 +34,8 @@ from eqflow.train.node_models import NODE_MODELS
 
 if TYPE_CHECKING:
     from eqflow.graphs.classifier import AbstractNodeClassifier
+
+PLAUSIBLE = 1000  # of anything a model has, whatever the weights
 
 Section = TypeVar("Section")
 DivergenceConfig = ExactConfig | HutchinsonConfig | HutchPlusPlusConfig
@@ -63,8 +68,18 @@ def load_with_config(
     tensors, config, statistics = read_weights(file)
     build = _classifier if _task(config) == NODE_CLASSIFICATION else _flow
     try:
+        _require_plausible(config, tensors)
         model = build(config, statistics)
-    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        UsageError,
+        DataError,
+    ) as error:
         raise CheckpointError(
             f"{file}: its configuration does not describe a model ({error})."
         ) from error
@@ -108,6 +123,21 @@ def node_config_of(path: str | Path) -> NodeConfig:
 def statistics_of(path: str | Path) -> dict[str, Any]:
     """What the model of a run was told of its data."""
     return read_weights(weights_path(path))[2]
+
+
+def _require_plausible(config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a model with more layers, or larger ones, than the file has weights for.
+
+    A number changed in its configuration would otherwise build for hours, or until memory ends.
+    """
+    widest = max((length for value in tensors.values() for length in value.shape), default=0)
+    for key, value in config["model"].items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            most = max(len(tensors) if key.endswith("layers") else widest, PLAUSIBLE)
+            if value > most:
+                raise ValueError(
+                    f"model.{key} is {value}, but the weights are of at most {most} of them"
+                )
 
 
 def _task(config: Any) -> str:

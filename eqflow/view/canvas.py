@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from eqflow import storage
@@ -77,6 +78,20 @@ def finite(values: Tensor, path: str | Path, what: str) -> Tensor:
     return values
 
 
+def _take_names_as_they_are(figure: Figure) -> None:
+    """Dollars in titles and names are letters, not TeX: names come from elsewhere.
+
+    What matplotlib writes at ticks, powers of ten among them, stays TeX.
+    """
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    ticks = [tick for axis in axes for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())]
+    own = {id(text) for tick in ticks for text in (tick.label1, tick.label2)}
+    own |= {id(axis.get_offset_text()) for axis in axes}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in own:
+            text.set_parse_math(False)
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, atomically, and return where.
 
@@ -84,6 +99,7 @@ def save(figure: Figure, path: str | Path) -> Path:
         StorageError: If the file cannot be written.
     """
     path = Path(path)
+    _take_names_as_they_are(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     storage.write_bytes(path, buffer.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ def test_structures_have_their_values_named_with_the_rest_too() -> None:
 
 
 BASE = ["task=node_classification", "data.path=x.npz"]
+OF_NODES = "model=grand"
+# A word that says which task it is about, of each.
+TASK_WORDS = ("model=egnn", OF_NODES)
 WITHOUT_EFFECT = [
     *((f"model={model}", "solver.steps=3", "no solver") for model in ("gcn", "gated_gcn")),
     ("model=pair_norm_gcn", "solver.method=euler", "no solver"),
@@ -180,14 +184,38 @@ WITHOUT_EFFECT = [
     ("", "model.layers=3", "found with solver.method=dopri5, which chooses its own steps"),
     ("solver.method=exponential", "model.layers=3", "is exact here, without steps"),
     ("model=graff solver.method=exponential", "model.layers=3", "is exact here, without steps"),
+    *(
+        (f"{task} solver.method={method}", "solver.steps=3", "chooses its own steps")
+        for task in TASK_WORDS
+        for method in ("dopri5", "adaptive_heun")
+    ),
+    *(
+        (f"{task} solver.method={method}", f"solver.{key}=1e-3", "whose steps are fixed")
+        for task in TASK_WORDS
+        for method, key in (("rk4", "rtol"), ("euler", "atol"), ("heun", "rtol"))
+    ),
+    (OF_NODES, "solver.steps=3", "chooses its own steps"),  # the method of who says none
+    ("experiment=dw4", "solver.steps=3", "chooses its own steps"),
+    ("experiment=cora", "solver.steps=3", "is exact here, without steps"),
+    ("experiment=cora", "solver.atol=1e-3", "whose one tolerance is solver.rtol"),
+    ("experiment=texas solver.method=dopri5", "solver.steps=9", "chooses its own steps"),
+    (f"{OF_NODES} solver.method=exponential_euler", "solver.steps=3", "is exact here"),
+    (f"{OF_NODES} solver.method=implicit", "solver.atol=1e-3", "whose one tolerance"),
+    ("experiment=molecules model=masked_egnn solver.method=euler", "solver.rtol=1e-3", "are fixed"),
 ]
+
+
+def _of_task(others: str) -> list[str]:
+    """Words that the others need; those of structures say their task themselves."""
+    is_of_structures = any(word in others for word in ("egnn", "experiment=dw4"))
+    return ["data.path=x.npz"] if is_of_structures else BASE
 
 
 @pytest.mark.parametrize(("others", "word", "reason"), WITHOUT_EFFECT)
 def test_a_word_without_effect_is_refused_with_the_reason(
     others: str, word: str, reason: str
 ) -> None:
-    (line,) = refused(*BASE, *others.split(), word)
+    (line,) = refused(*_of_task(others), *others.split(), word)
     assert line.startswith(f"{word.partition('=')[0]}: found with ")
     assert reason in line
 
@@ -203,10 +231,55 @@ def test_a_word_without_effect_is_refused_with_the_reason(
         "model=graff model.matrices=3 model.layers=3 solver.method=exponential",
         "model=blend encoding=ppr model.neighbours=3 model.layers=3 solver.method=exponential",
         "solver.method=implicit model.layers=3",
+        "model=gde solver.method=rk4 model.layers=3 model.source=true",
+        "experiment=cora model=gde solver.rtol=1e-3 solver.atol=1e-3",  # by dopri5 again
+        "solver.method=rk4 solver.steps=20",
+        "solver.rtol=1e-6 solver.atol=1e-6",
+        "solver.method=implicit solver.steps=4 solver.rtol=1e-6",
+        "solver.method=exponential solver.rtol=1e-6",
+        "model.nonlinear=true solver.method=exponential solver.steps=4",
+        "experiment=cora solver.method=rk4 solver.steps=20",
+        "experiment=cora solver.method=dopri5 solver.rtol=1e-3 solver.atol=1e-3",
+        "model=egnn solver.method=rk4 solver.steps=20",
+        "model=egnn solver.rtol=1e-6 solver.atol=1e-6",
+        "experiment=dw4 solver.method=euler solver.steps=5",
+        "model=masked_egnn solver.steps=5",  # stretches, whatever the method
+        "model=masked_egnn solver.steps=5 solver.rtol=1e-3",
     ],
 )
 def test_a_word_with_an_effect_is_taken(words: str) -> None:
-    assert problems_of(composed("train", [*BASE, *words.split()])) == []
+    assert problems_of(composed("train", [*_of_task(words), *words.split()])) == []
+
+
+def test_what_a_preset_says_without_effect_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there for who sets another method beside it."""
+    folder = shutil.copytree(configs_folder(), tmp_path / "configs")
+    for name, task in (("flow", ""), ("graph", "task: node_classification\n")):
+        (folder / "experiment" / f"{name}.yaml").write_text(
+            f"# @package _global_\n# both\n{task}name: {name}\n"
+            "solver:\n  method: rk4\n  rtol: 0.001\n  atol: 0.01\n  steps: 7\n"
+        )
+    monkeypatch.setattr("eqflow.cli.compose.configs_folder", lambda: folder)
+    for name in ("flow", "graph"):
+        preset = f"experiment={name}"
+        solver = composed("train", [preset]).solver
+        assert (solver.method, solver.rtol, solver.atol, solver.steps) == ("rk4", 0.001, 0.01, 7)
+        solver = composed("train", [preset, "solver.method=dopri5"]).solver
+        assert (solver.method, solver.rtol, solver.atol, solver.steps) == ("dopri5", 0.001, 0.01, 7)
+        assert composed("train", [preset, "solver.steps=9"]).solver.steps == 9
+        for words in (["solver.rtol=0.1"], ["solver.method=dopri5", "solver.steps=9"]):
+            with pytest.raises(UsageError, match="found with solver"):
+                composed("train", [preset, *words])
+
+
+def test_an_import_refuses_a_word_without_effect_too() -> None:
+    assert composed("import-enf", ["solver.method=euler", "solver.steps=1"]).solver.steps == 1
+    with pytest.raises(UsageError, match=r"solver\.steps: found with solver\.method=dopri5"):
+        composed("import-enf", ["solver.steps=1"])
+    with pytest.raises(UsageError, match=r"solver\.atol: found with solver\.method=euler"):
+        composed("import-enf", ["solver.method=euler", "solver.atol=1"])
 
 
 def test_a_run_of_another_model_than_the_presets_trains_and_resumes(

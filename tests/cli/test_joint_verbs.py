@@ -24,7 +24,7 @@ FLUORIDE = "2\nan element of another model\nH 0 0 0\nF 0 0 0.92\n"
 HYDROGEN = "2\na size of probability 0\nH 0 0 0\nH 0 0 0.74\n"
 TERMS = ["log_prob_size", "log_prob_base", "log_det_flow", "log_det_actnorm", "minus_log_q"]
 HEADER = ["index", "n", "log_prob", "log_prob_se", "nfe", "status", "divergence", *TERMS]
-HEADER += ["importance_gain", "source"]
+HEADER += ["importance_gain", "time", "solver", "solver_error", "log_prob_change", "source"]
 
 Captured = pytest.CaptureFixture[str]
 

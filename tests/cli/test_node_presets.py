@@ -60,18 +60,16 @@ def test_a_preset_understands_the_keys_of_every_training_preset(preset: str) -> 
         "train.steps=7",
         "train.minutes=0.5",
         "train.checkpoint_every=3",
-        "model.layers=2",
         "model.width=16",
-        "solver.method=midpoint",
-        "solver.rtol=1e-3",
-        "solver.atol=1e-2",
     ]
-    config = composed("train", words)
+    adaptive = ["solver.method=adaptive_heun", "solver.rtol=1e-3", "solver.atol=1e-2"]
+    solver = composed("train", [*words, *adaptive]).solver
+    assert (solver.method, solver.rtol, solver.atol) == ("adaptive_heun", 1e-3, 1e-2)
+    config = composed("train", [*words, "solver.method=midpoint", "model.layers=2"])
     assert (config.name, config.seed, config.data.path) == (preset, 5, "x.npz")
     assert (config.train.steps, config.train.minutes, config.train.checkpoint_every) == (7, 0.5, 3)
     assert (config.model.layers, config.model.width) == (2, 16)
-    solver = config.solver
-    assert (solver.method, solver.rtol, solver.atol) == ("midpoint", 1e-3, 1e-2)
+    assert config.solver.method == "midpoint"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -21,7 +21,7 @@ LONG = ["train.steps=400", "train.checkpoint_every=7", "train.log_every=50"]
 def start(words: list[str]) -> subprocess.Popen[str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "eqflow.cli.main", *words],
+        [sys.executable, "-m", "eqflow", *words],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

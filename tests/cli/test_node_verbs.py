@@ -177,6 +177,23 @@ def test_the_solver_can_be_chosen_anew(run: Path, tmp_path: Path) -> None:
     assert main([*words, "solver.method=dopri5", "solver.step_limit=2"]) == 4
 
 
+def test_a_solver_key_without_effect_is_refused(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["score", f"run={run}", f"out={tmp_path / 's.csv'}"]
+    for method, key in (
+        ("dopri5", "steps=3"),
+        ("rk4", "rtol=1e-3"),
+        ("exponential", "steps=3"),  # the model is linear
+        ("exponential", "atol=1e-3"),
+    ):
+        assert main([*words, f"solver.method={method}", f"solver.{key}"]) == 2
+        reason = f"solver.{key.partition('=')[0]}: found with solver.method={method}"
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()
+    assert main([*words, "solver.method=exponential", "solver.rtol=1e-3"]) == 0
+
+
 def test_layers_have_no_solver_to_choose(data: Path, tmp_path: Path, capsys: Captured) -> None:
     folder = tmp_path / "run"
     words = [f"data.path={data}", f"run.dir={folder}", "model=gcn", "model.width=8"]

@@ -88,7 +88,7 @@ def test_a_preset_understands_every_key_of_the_contract(preset: str) -> None:
         "model.layers=2",
         "model.width=16",
         "objective=maximum_likelihood",
-        "solver.method=midpoint",
+        "solver.method=adaptive_heun",
         "solver.rtol=1e-3",
         "solver.atol=1e-2",
         "divergence=hutch_plus_plus",
@@ -98,10 +98,12 @@ def test_a_preset_understands_every_key_of_the_contract(preset: str) -> None:
     assert (config.train.steps, config.train.minutes, config.train.checkpoint_every) == (7, 0.5, 3)
     assert (config.model.layers, config.model.width) == (2, 16)
     assert (config.solver.method, config.solver.rtol, config.solver.atol) == (
-        "midpoint",
+        "adaptive_heun",
         1e-3,
         1e-2,
     )
+    fixed = composed("train", [words[0], "solver.method=midpoint", "solver.steps=7"]).solver
+    assert (fixed.method, fixed.steps) == ("midpoint", 7)
     assert isinstance(config.objective, MaximumLikelihoodConfig)
     assert isinstance(config.divergence, HutchPlusPlusConfig)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,34 +44,13 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert not list(folder.rglob(".eqflow-*"))
 
 
-@pytest.mark.parametrize("attempt", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_a_run_ends_bitwise_like_the_uninterrupted_one(
-    data: Path, whole: Path, tmp_path: Path, attempt: int
-) -> None:
-    folder, clock = tmp_path / "run", random.Random(attempt)
-    words = tiny.words(data, folder, *LONG)
-    kills = 0
-    for _ in range(2 + 6 * attempt):
-        process = start(words)
-        wait_for(folder / "metrics.csv", process)
-        time.sleep(clock.uniform(0.0, 0.6))
-        process.send_signal(signal.SIGKILL)
-        code, _, err = finish(process)
-        kills += code == -signal.SIGKILL
-        assert not err
-    assert kills
-    code, _, err = finish(start(words))
-    assert (code, err) == (0, "")
-    assert_same_run(folder, whole)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_tells_how_to_go_on(
     data: Path, whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     folder = tmp_path / "run"
     words = tiny.words(data, folder, *LONG)
-    program = (str(ROOT / "train.py"),) if code == 143 else ("-m", "eqflow.cli.main")
+    program = (str(ROOT / "train.py"),) if code == 143 else ("-m", "eqflow")
     process = start(words[1:] if code == 143 else words, program=program)
     wait_for(folder / "metrics.csv", process)
     process.send_signal(number)
@@ -90,7 +67,7 @@ def test_a_closed_pipe_does_not_stop_a_run_and_is_no_error(data: Path, tmp_path:
     reader, writer = os.pipe()
     os.close(reader)
     process = subprocess.Popen(
-        [sys.executable, "-m", "eqflow.cli.main", *tiny.words(data, folder)],
+        [sys.executable, "-m", "eqflow", *tiny.words(data, folder)],
         env=environment(),
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -103,7 +80,7 @@ def test_a_closed_pipe_does_not_stop_a_run_and_is_no_error(data: Path, tmp_path:
 
 
 def test_help_into_a_closed_pipe_is_quiet() -> None:
-    command = f"{sys.executable} -m eqflow.cli.main train --help | head -1"
+    command = f"{sys.executable} -m eqflow train --help | head -1"
     result = subprocess.run(
         command, shell=True, env=environment(), capture_output=True, text=True, timeout=240
     )
@@ -126,7 +103,7 @@ def test_without_a_terminal_lines_are_plain_also_under_minus_o(
 ) -> None:
     folder = tmp_path / "run"
     process = subprocess.run(
-        [sys.executable, *options, "-m", "eqflow.cli.main", *tiny.words(data, folder)],
+        [sys.executable, *options, "-m", "eqflow", *tiny.words(data, folder)],
         env=environment(NO_COLOR="1", TERM="dumb", HOME=str(tmp_path / "no home")),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -11,10 +11,16 @@ import torch
 
 import eqflow
 from eqflow.cli.main import main
+from eqflow.cli.traces import BETWEEN_SAVES, Plan, Traced
+from eqflow.flows import Compositions, ContinuousFlow, Exact, Flow, Hutchinson, Solver
+from eqflow.flows.exact_cost import multiplications
+from eqflow.nn import EGNNField
 
 METHANE = "5\nmethane\nC 0 0 0\nH .6 .6 .6\nH -.6 -.6 .6\nH -.6 .6 -.6\nH .6 -.6 -.6\n"
 WATER = "3\nwater\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
 HYDROGEN = "2\na size of probability 0\nH 0 0 0\nH 0 0 0.74\n"
+
+ONE = torch.tensor([[1]])
 
 Captured = pytest.CaptureFixture[str]
 
@@ -148,3 +154,26 @@ def test_rows_are_the_scores_of_the_flow(molecular: tuple[Path, Path], tmp_path:
     expected = eqflow.load(run).score(small, divergence="exact", seed=3).log_prob
     rows = torch.tensor([float(row["log_prob"]) for row in found if row["n"] == "2"])
     torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_structures_that_take_long_are_scored_few_at_a_time_in_their_order() -> None:
+    flow = Flow(
+        ContinuousFlow(EGNNField(width=64, layers=6)), 3, 1.0, Compositions((), ONE, ONE[0])
+    )
+    exact = Traced("exact", Exact(), [5, 0, 1, 2, 3, 4])
+    probes = Traced("hutchinson", Hutchinson(4), [6, 7, 8])
+    sizes = torch.tensor([2, 3, 40, 40, 70, 2, 60, 61, 62])
+
+    def batches(most: int, draws: int = 1, method: str = "dopri5") -> list[list[int]]:
+        plan = Plan([exact, probes], "")
+        found = list(plan.batches(flow, sizes, Solver(method=method, steps=2), draws, most))
+        assert [batch.name for batch in found] == sorted(batch.name for batch in found)
+        return [batch.places for batch in found]
+
+    one_minute = BETWEEN_SAVES["cpu"]
+    times = [150 * multiplications(flow.continuous.field, n, 3) for n in (40, 70)]
+    assert 2 * times[0] < one_minute < min(8 * times[0], times[1])
+    assert batches(256) == [[5, 0, 1, 2, 3], [4], [6, 7, 8]]
+    assert batches(2) == [[5, 0], [1, 2], [3], [4], [6, 7], [8]]
+    assert batches(256, draws=8) == [[5, 0, 1], [2], [3], [4], [6, 7, 8]]
+    assert batches(256, method="euler") == [[5, 0, 1, 2, 3, 4], [6, 7, 8]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
@@ -196,6 +197,49 @@ def test_where_all_trials_fail_the_exit_code_is_4(
     assert "every trial failed" in capsys.readouterr().err
 
 
+def test_a_key_with_an_effect_in_some_trials_is_searched_for_those(
+    data: Path, tmp_path: Path
+) -> None:
+    """What is told to train with has none that is without."""
+    space = ["space.solver.method=euler|dopri5", "space.solver.steps=[2,3]"]
+    space.append("space.solver.rtol=[1e-4,1e-2,log]")
+    assert search(data, tmp_path / "t", "trials=4", space=space) == 0
+    found = rows(tmp_path / "t")
+    assert {row["solver.method"] for row in found} == {"euler", "dopri5"}
+    assert {row["ended"] for row in found} == {"done"}
+    best = yaml.safe_load((tmp_path / "t" / "best.yaml").read_text())["words"]
+    typed = dict(word.split("=", 1) for word in best)
+    assert ("solver.steps" in typed) == (typed["solver.method"] == "euler")
+    assert ("solver.rtol" in typed) == (typed["solver.method"] == "dopri5")
+    composed("train", best)
+
+
+def test_what_has_no_effect_in_any_trial_is_refused(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """The tiny model takes two steps of rk4."""
+    folder = tmp_path / "t"
+    assert search(data, folder, space=["space.solver.rtol=[1e-4,1e-2,log]"]) == 2
+    assert "solver.rtol: found with solver.method=" in capsys.readouterr().err
+    assert search(data, folder, "solver.method=dopri5") == 2  # beside its steps
+    assert "solver.steps: found with solver.method=dopri5" in capsys.readouterr().err
+    assert not folder.exists()
+    assert search(data, folder, "trials=1", space=["space.solver.method=heun|dopri5"]) == 0
+
+
+def test_a_preset_may_say_how_to_search(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(configs_folder(), tmp_path / "configs")
+    plain = {"trials": 2, "repeats": 2, "space": {"model.over": "rows|columns"}}
+    (folder / "tune" / "own.yaml").write_text(yaml.safe_dump(plain))
+    monkeypatch.setattr(tune, "configs_folder", lambda: folder)
+    own, words, space = tune.parsed_words(["seed=1", "preset=own", "trials=3"])
+    config = composed("tune", own)
+    assert (config.trials, config.repeats, words) == (3, 2, ["seed=1"])
+    assert space == plain["space"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -235,7 +279,14 @@ def test_without_optuna_it_says_how_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [("attention", "cora"), ("attention", "photo"), ("graff", "texas")]
+    ("name", "preset"),
+    [
+        ("attention", "cora"),
+        ("attention", "photo"),
+        ("citations", "cora"),
+        ("citations", "citeseer"),
+        ("graff", "texas"),
+    ],
 )
 def test_each_space_of_the_presets_fits_its_models(name: str, preset: str) -> None:
     own, words, texts = tune.parsed_words([f"preset={name}", f"experiment={preset}"])
@@ -243,5 +294,6 @@ def test_each_space_of_the_presets_fits_its_models(name: str, preset: str) -> No
     assert parsed(texts, train_keys(words), options_of_train(words)).keys() == texts.keys()
     assert {path.stem for path in (configs_folder() / "tune").glob("*.yaml")} == {
         "attention",
+        "citations",
         "graff",
     }

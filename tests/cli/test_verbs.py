@@ -21,7 +21,7 @@ from eqflow.data import read
 WATER = "3\nwater\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
 HEADER = (
     "index,n,log_prob,log_prob_se,nfe,status,divergence,"
-    "log_prob_base,log_det_flow,log_det_scale,source"
+    "log_prob_base,log_det_flow,log_det_scale,time,solver,solver_error,log_prob_change,source"
 )
 
 Captured = pytest.CaptureFixture[str]
@@ -109,6 +109,30 @@ def test_the_solver_can_be_chosen_anew(planar: Path, tmp_path: Path, capsys: Cap
     assert "at most 7 evaluations" in capsys.readouterr().out
     assert sample(planar, tmp_path / "s.npy", "solver.method=magic") == 2
     assert sample(planar, tmp_path / "s.npy", "solver.rtol=-1") == 2
+
+
+@pytest.mark.parametrize("verb", ["sample", "score"])
+def test_a_solver_key_without_effect_is_refused_before_anything_is_written(
+    planar: Path, tmp_path: Path, capsys: Captured, verb: str
+) -> None:
+    """The run's own method, rk4 in two steps, counts where none is typed."""
+    drawn, out = tmp_path / "drawn.npy", tmp_path / "new" / "out"
+    assert sample(planar, drawn, "n=2") == 0
+
+    def verb_with(*words: str) -> int:
+        if verb == "sample":
+            return sample(planar, out.with_suffix(".npy"), *words)
+        given = [f"run={planar}", f"data.path={drawn}", f"out={out.with_suffix('.csv')}"]
+        return main(["score", *given, *words])
+
+    for method, key in (("rk4", "rtol=1e-3"), ("euler", "atol=1e-3"), ("dopri5", "steps=9")):
+        typed = [] if method == "rk4" else [f"solver.method={method}"]
+        assert verb_with(*typed, f"solver.{key}") == 2
+        reason = f"solver.{key.partition('=')[0]}: found with solver.method={method}"
+        assert reason in capsys.readouterr().err
+    assert not out.parent.exists()
+    assert verb_with("solver.method=dopri5", "solver.rtol=1e-3") == 0
+    assert verb_with("solver.steps=3") == 0
 
 
 def test_sampling_says_what_it_does_and_ends_with_the_path(
@@ -250,7 +274,7 @@ def test_scores_have_a_row_a_structure_with_every_term(planar: Path, tmp_path: P
         ("3", "success", "0")
     }
     for row in found:
-        terms = sum(float(row[name]) for name in HEADER.split(",")[7:-1])
+        terms = sum(float(row[name]) for name in HEADER.split(",")[7:10])
         assert float(row["log_prob"]) == pytest.approx(terms, abs=1e-4)
         assert int(row["nfe"]) > 0
 
@@ -450,6 +474,7 @@ def test_a_bug_is_code_1_with_a_report_and_memory_is_code_5(
 
         return draw
 
+    monkeypatch.chdir(tmp_path)  # where crash reports go
     for error, code in (
         (ZeroDivisionError("x"), 1),
         (RuntimeError("shape mismatch"), 1),

@@ -60,7 +60,7 @@ def test_files_that_are_no_images_are_refused(digits, tmp_path):
     for bad, words in (
         (content[:-1], "cut off"),
         (content[:3], "starts with"),
-        (content + b"0", "expected 2368 for"),
+        (content + b"0", "found more bytes of values, expected 2,352 for"),
         (b"\0\0\x0d" + content[3:], "IDX file of bytes"),
         (gzip.compress(content)[:-20], "damaged gzip"),
         (idx(np.zeros(9, np.uint8)), "Labels"),

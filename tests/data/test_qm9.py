@@ -86,8 +86,9 @@ def served(archive, monkeypatch):
     """The download is a copy of the small archive; each call is noted."""
     calls = []
 
-    def copy(url, path, sha256, progress):
+    def copy(url, path, sha256, progress, largest):
         calls.append((url, sha256))
+        assert largest in (qm9.LARGEST_ARCHIVE, qm9.LARGEST_LIST)
         source = archive if url == qm9.ARCHIVE_URL else archive.parent / "uncharacterized.txt"
         path.write_bytes(source.read_bytes())
         return path
@@ -139,3 +140,105 @@ def test_the_local_subset_is_taken_as_it_is(shared_data):
     assert len(clouds) == 118_744
     assert int(clouds.sizes.min()) == 3
     assert int(clouds.sizes.max()) == 29
+
+
+# Archives made to do harm
+
+
+def tar_of(path, *entries):
+    """An archive with a molecule and the entries, each a header and its content."""
+    path.parent.mkdir(exist_ok=True)
+    mode = "w:gz" if path.name.endswith("gz") else "w"
+    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:
+        for entry, content in ((tarfile.TarInfo(name(1)), PARTS[1].encode()), *entries):
+            entry.size = entry.size or len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def entry_of(kind, where, link=""):
+    entry = tarfile.TarInfo(where)
+    entry.type, entry.linkname = kind, link
+    return entry, b""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (tarfile.TarInfo("/etc/escaped_000002.xyz"), PARTS[3].encode()),
+        (tarfile.TarInfo("../../escaped_000002.xyz"), PARTS[3].encode()),
+        (tarfile.TarInfo("a/../../../escaped_000002.xyz"), PARTS[3].encode()),
+        (tarfile.TarInfo("name\nwith lines\x1b[2J_000002.xyz"), PARTS[3].encode()),
+    ],
+    ids=["absolute", "above", "within and above", "control characters"],
+)
+def test_a_member_is_read_and_goes_nowhere_whatever_its_name(tmp_path, entry):
+    path = tar_of(tmp_path / "release" / "x.tar", entry)
+    before = sorted(tmp_path.rglob("*"))
+    clouds = load_qm9(path, keep_uncharacterized=True)
+    assert clouds.sizes.tolist() == [5, 3]
+    assert "\n" not in "".join(clouds.source)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not list(tmp_path.parent.glob("escaped*"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        entry_of(tarfile.SYMTYPE, "link_000002.xyz", "/etc/hostname"),
+        entry_of(tarfile.LNKTYPE, "hard_000002.xyz", "/etc/hostname"),
+        entry_of(tarfile.LNKTYPE, "hard_000002.xyz", name(1)),
+        entry_of(tarfile.CHRTYPE, "device_000002.xyz"),
+        entry_of(tarfile.FIFOTYPE, "pipe_000002.xyz"),
+        entry_of(tarfile.DIRTYPE, "folder_000002.xyz"),
+    ],
+    ids=["symbolic", "hard", "hard to a member", "device", "pipe", "folder"],
+)
+def test_only_plain_files_are_read(tmp_path, entry):
+    path = tar_of(tmp_path / "x.tar", entry)
+    before = sorted(tmp_path.rglob("*"))
+    assert load_qm9(path, keep_uncharacterized=True).sizes.tolist() == [5]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def raw_header(size, kind=tarfile.REGTYPE, where="bomb_000002.xyz"):
+    entry = tarfile.TarInfo(where)
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        raw_header(1 << 40),
+        raw_header(qm9.LARGEST_MEMBER + 1),
+        raw_header(1 << 33, tarfile.XHDTYPE),
+        raw_header(1 << 33, tarfile.XGLTYPE),
+        raw_header(1 << 33, tarfile.GNUTYPE_LONGNAME),
+    ],
+    ids=["terabyte", "a byte too large", "what is said of one", "of all", "a long name"],
+)
+def test_a_member_that_unpacks_to_too_much_is_not_read(tmp_path, header):
+    import bz2
+
+    path = tmp_path / "x.tar.bz2"
+    path.write_bytes(bz2.compress(header + bytes(1 << 24)))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"x\.tar\.bz2: found a damaged archive \(.* at most 1,048"):
+        load_qm9(path, keep_uncharacterized=True)
+
+
+def test_a_size_that_comes_in_front_of_its_header_counts_too(tmp_path):
+    entry = tarfile.TarInfo("bomb_000002.xyz")
+    entry.pax_headers = {"size": str(1 << 40)}
+    path = tar_of(tmp_path / "x.tar", (entry, b"small"))
+    with pytest.raises(DataError, match="of 1,099,511,627,776 bytes"):
+        load_qm9(path, keep_uncharacterized=True)
+
+
+def test_an_archive_of_too_many_members_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(qm9, "MOST_MEMBERS", 20)
+    entries = [entry_of(tarfile.DIRTYPE, f"folder {number}") for number in range(30)]
+    path = tar_of(tmp_path / "x.tar.gz", *entries)
+    with pytest.raises(DataError, match="more than 20 members"):
+        load_qm9(path, keep_uncharacterized=True)

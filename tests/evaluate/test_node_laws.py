@@ -29,9 +29,17 @@ def test_every_model_obeys_them(name: str) -> None:
     assert broken_laws(classifier) == []
 
 
-@pytest.mark.parametrize("method", ["exponential", "implicit", "rk4", "dopri5"])
-def test_they_hold_for_every_way_to_solve(method: str) -> None:
-    words = ["model=grand", "model.width=8", f"solver.method={method}", "solver.steps=3"]
+@pytest.mark.parametrize(
+    "solver",
+    [
+        ["solver.method=exponential"],
+        ["solver.method=implicit", "solver.steps=3"],
+        ["solver.method=rk4", "solver.steps=3"],
+        ["solver.method=dopri5"],
+    ],
+)
+def test_they_hold_for_every_way_to_solve(solver: list[str]) -> None:
+    words = ["model=grand", "model.width=8", *solver]
     assert broken_laws(build_example(composed("train", words))) == []
 
 

@@ -1,4 +1,4 @@
-"""Faults are counted as they are injected, and `--fault-table` writes what came of each.
+"""Faults are counted as they are injected, and `--fault-table=FILE` writes what came of each.
 
 A test says which row of the table it belongs to, what is injected, and what a run does then:
 
@@ -7,7 +7,8 @@ A test says which row of the table it belongs to, what is injected, and what a r
         …
         injected()  # once for each time, where there are several
 
-The table is written by `make faults`; a fault whose test failed stands there as failed.
+`make faults` puts the table between two lines of `docs/survival.md`; a fault whose test failed
+stands there as failed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ ROWS = {
     18: "a process of a distributed run dies",
 }
 KEY = "fault"
+BEGIN, END = "<!-- faults: written by make faults -->", "<!-- end of faults -->"
 
 
 class Fault(NamedTuple):
@@ -63,7 +65,7 @@ def injected(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-table", help="write the table of injected faults to this file")
+    parser.addoption("--fault-table", help="page into which the table of injected faults goes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,7 +103,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             if key == KEY and not skipped:
                 fault = Fault(*value)  # type: ignore[misc]
                 lines.setdefault(fault, []).append((times or 1, failed))
-    Path(path).write_text(table(lines), encoding="utf-8")
+    page = Path(path).read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    Path(path).write_text(f"{before}{BEGIN}\n\n{table(lines)}\n{END}{after}", encoding="utf-8")
 
 
 def table(lines: dict[Fault, list[tuple[int, bool]]]) -> str:

@@ -1,7 +1,9 @@
 """The density of whole molecules: its terms, its bound, its laws and its samples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -391,11 +393,21 @@ def test_parts_that_do_not_fit_are_an_error() -> None:
         MolecularFlow(field, two, ActNorm(3), SIZES, (1, 6), ("spin",))
 
 
+def ended(status: Sequence[Status]) -> dict[str, Any]:
+    """How draws ended, one evaluation each."""
+    count = len(status)
+    return {
+        "evaluations": torch.ones(count, dtype=torch.int64),
+        "status": tuple(status),
+        "time": torch.ones(count).double(),
+        "solver": ("",) * count,
+        "solver_error": torch.full((count,), math.nan).double(),
+    }
+
+
 def test_the_error_of_weighted_draws_is_that_of_drawing_again() -> None:
     draws = 3 * torch.randn(4000, 8, dtype=torch.float64, generator=rng.generator(0, "draws"))
-    scores = BoundScores.of_draws(
-        {"bound": draws}, torch.ones(4000, 8), [Status.SUCCESS] * 32000, weighted=True
-    )
+    scores = BoundScores.of_draws({"bound": draws}, ended([Status.SUCCESS] * 32000), weighted=True)
     assert 0.7 < float(scores.log_prob_se.mean() / scores.log_prob.std()) < 1.1
     assert (scores.effective_draws >= 1).all()
     assert (scores.effective_draws <= 8).all()
@@ -404,7 +416,7 @@ def test_the_error_of_weighted_draws_is_that_of_drawing_again() -> None:
 def test_a_draw_of_another_label_has_no_weight_and_leaves_terms_finite() -> None:
     draws = torch.tensor([[1.0, 2.0, -math.inf]], dtype=torch.float64)
     terms = {"log_prob_base": torch.ones(1, 3).double(), "minus_log_q": draws - 1}
-    scores = BoundScores.of_draws(terms, torch.ones(1, 3), [Status.SUCCESS] * 3, weighted=True)
+    scores = BoundScores.of_draws(terms, ended([Status.SUCCESS] * 3), weighted=True)
     expected = math.log((math.exp(1) + math.exp(2)) / 3)
     assert float(scores.log_prob) == pytest.approx(expected)
     total = torch.stack(list(scores.terms.values())).sum(0)

@@ -331,7 +331,8 @@ def test_a_file_that_is_no_archive_or_a_damaged_one_is_told_apart(tmp_path):
         (other.getvalue(), "found a damaged file|found no|expected"),
         (b"<!DOCTYPE html><html>Not found</html>", "found a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-        (b"\x80\x04K\x01.", "starts with .*Pickles and .pt files are never opened"),
+        (b"\x80\x04K\x01.", "found a pickle, which is never opened"),
+        (b"no archive", "starts with .*Pickles and .pt files are never opened"),
     ):
         path.write_bytes(broken)
         with pytest.raises(DataError, match=words):

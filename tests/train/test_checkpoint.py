@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import shutil
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from eqflow import rng, storage
 from eqflow.errors import CheckpointError
+from eqflow.storage import sha256_of
 from eqflow.train import load
 from eqflow.train.checkpoint import (
     WEIGHTS,
     newest_state,
     read_state,
+    read_state_at,
     read_weights,
     save_state,
     save_weights,
 )
+from eqflow.train.digests import listed
+from eqflow.train.folder import version_of
 from eqflow.train.weights import load_with_config
 
 
@@ -187,13 +194,24 @@ def test_weights_of_another_architecture_are_refused_by_name_and_shape(weights: 
 
 
 def test_a_newer_format_says_which_version_is_needed(weights: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copy(weights, tmp_path / "other.safetensors"))
     with pytest.raises(CheckpointError, match=r"format 99, but this eqflow reads up to 1"):
-        load(rewritten(weights, format="99"))
-    buffer = io.BytesIO()
-    torch.save({"format": 99}, buffer)
-    (tmp_path / "000000001.pt").write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="format 99"):
+        load(rewritten(other, format="99"))
+    needed = "install eqflow 7.8.9, which wrote it, or newer"
+    with pytest.raises(CheckpointError, match=needed):
+        load(rewritten(weights, format="99", eqflow="7.8.9"))
+    torch.save({"format": 99, "eqflow": "7.8.9"}, tmp_path / "000000001.pt")
+    with pytest.raises(CheckpointError, match=f"format 99.*{needed}"):
         read_state(tmp_path / "000000001.pt")
+    torch.save({"format": "new"}, tmp_path / "000000002.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_state(tmp_path / "000000002.pt")
+
+
+def test_a_file_says_which_eqflow_wrote_it(states: Path, trained: Path) -> None:
+    assert read_state_at(states, 3)["eqflow"] == version_of("eqflow")
+    with safe_open(trained / WEIGHTS, framework="pt") as file:
+        assert file.metadata()["eqflow"] == version_of("eqflow")
 
 
 @pytest.mark.parametrize(
@@ -290,18 +308,130 @@ def test_an_empty_folder_has_no_state_and_strays_are_cleared(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_killed_between_a_file_and_its_digest_leaves_a_file_that_loads(
-    states: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_killed_between_any_two_writes_the_file_there_is_the_one_listed(
+    states: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    def killed(path: Path, content: str) -> None:
-        raise KeyboardInterrupt
+    whole, left = storage.write_bytes, [None] * writes
 
-    monkeypatch.setattr("eqflow.train.checkpoint.storage.write_text", killed)
+    def killed(path: Path, content: bytes) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        whole(path, content)
+
+    monkeypatch.setattr(storage, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         save_state(states, 3, {"progress": {"step": 3}, "again": True})
     state = newest_state(states, silent)
     assert state is not None
-    assert state["again"] is True
+    assert state.get("again", False) is (writes == 2)
+    assert sha256_of(states / "000000003.pt") in (listed(states / "000000003.pt") or [])
+
+
+def test_a_digest_without_its_file_is_cleared(states: Path) -> None:
+    (states / "000000004.pt.sha256").write_text("0  000000004.pt\n")
+    assert newest_state(states, silent) is not None
+    assert not (states / "000000004.pt.sha256").exists()
+
+
+def test_states_to_keep_are_kept_and_can_be_read(states: Path) -> None:
+    for step in (4, 5, 6):
+        save_state(states, step, {"progress": {"step": step}}, keep=[2])
+    assert sorted(path.stem for path in states.glob("*.pt")) == [
+        f"{step:09d}" for step in (2, 5, 6)
+    ]
+    assert read_state_at(states, 2)["progress"]["step"] == 2
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_state_at(states, 4)
+
+
+@pytest.mark.parametrize("keep_digest", [True, False])
+def test_what_is_damaged_does_not_count_as_kept(states: Path, keep_digest: bool) -> None:
+    damaged = states / "000000003.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    if not keep_digest:
+        without_digest(damaged)
+    save_state(states, 4, {"progress": {"step": 4}})
+    assert sorted(path.stem for path in states.glob("*.pt")) == ["000000002", "000000004"]
+
+
+def test_the_only_whole_state_is_never_deleted(states: Path) -> None:
+    """Though all that was written since is damaged as soon as it is written."""
+    for step in range(4, 9):
+        save_state(states, step, {"progress": {"step": step}})
+        (states / f"{step:09d}.pt").write_bytes(b"damaged")
+    state = newest_state(states, lambda line: None)
+    assert state is not None
+    assert state["progress"]["step"] == 3
+
+
+def test_files_of_others_beside_the_states_stay(states: Path) -> None:
+    (states / "zebra.pt").write_bytes(b"mine")
+    (states / "notes.txt").write_text("mine")
+    (states / "000000009.pt").mkdir()
+    told: list[str] = []
+    state = newest_state(states, told.append)
+    assert state is not None
+    assert state["progress"]["step"] == 3
+    assert len(told) == 1
+    assert "found a folder" in told[0]
+    save_state(states, 4, {"progress": {"step": 4}})
+    for name in ("zebra.pt", "notes.txt", "000000009.pt"):
+        assert (states / name).exists()
+
+
+def test_a_folder_in_the_way_of_a_state_gets_another_name(states: Path) -> None:
+    for name in ("000000004.pt", "000000004.pt.sha256"):
+        (states / name).mkdir()
+        (states / name / "content").write_text("mine")
+    save_state(states, 4, {"progress": {"step": 4}})
+    assert read_state_at(states, 4)["progress"]["step"] == 4
+    assert (states / "000000004.pt.aside" / "content").read_text() == "mine"
+    assert (states / "000000004.pt.sha256.aside" / "content").read_text() == "mine"
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 2)
+    seen = set()
+    for _ in range(20):
+        save_weights(tmp_path / WEIGHTS, module, {"μ": 1, "a": {"b": "é"}}, {"z": 1})
+        seen.add((tmp_path / WEIGHTS).read_bytes())
+    assert len(seen) == 1
+    assert read_weights(tmp_path / WEIGHTS)[1] == {"μ": 1, "a": {"b": "é"}}
+
+
+def test_weights_can_be_read_while_a_run_replaces_them(tmp_path: Path) -> None:
+    modules = [torch.nn.Linear(40, 40) for _ in range(2)]
+    save_weights(tmp_path / WEIGHTS, modules[0], {}, {})
+    ended = threading.Event()
+
+    def write() -> None:
+        for turn in range(60):
+            save_weights(tmp_path / WEIGHTS, modules[turn % 2], {}, {})
+        ended.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    reads = 0
+    while not ended.is_set():
+        assert set(read_weights(tmp_path / WEIGHTS)[0]) == {"weight", "bias"}
+        reads += 1
+    writer.join()
+    assert reads > 10
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_state_with_anything_in_it_is_refused_or_read(states: Path, seed: int) -> None:
+    """Without its SHA-256 a flipped byte may go unnoticed; it raises nothing else."""
+    path = without_digest(states / "000000003.pt")
+    content = bytearray(path.read_bytes())
+    source = rng.generator(seed, "damage")
+    for place in torch.randint(len(content), (30,), generator=source).tolist():
+        content[place] ^= 1 + seed % 255
+    path.write_bytes(content)
+    with suppress(CheckpointError):
+        read_state(path)
 
 
 def test_a_file_that_holds_no_state_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,26 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path: Path, torn: str) -> None
     assert [row["step"] for row in rows(path)] == ["10", "11"]
 
 
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 500, b"\xff\xfe12,0.5,1\n", b'13,"0.5\n14', "¹²,1,1\n".encode()]
+)
+def test_whatever_a_power_cut_leaves_at_the_end_is_dropped(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"step,loss,val_loss\n10,0.5,\n11,0.5,1\n" + tail)
+    metrics = MetricsFile(path, 20)
+    metrics.flush()
+    assert [row["step"] for row in rows(path)] == ["10", "11"]
+    metrics.append({"step": 12, "loss": 1})
+    assert [row["step"] for row in rows(path)] == ["10", "11", "12"]
+
+
+def test_a_table_of_something_else_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"\xff\0\x01garbage\n1,2,3\n")
+    MetricsFile(path, 5).append({"step": 6, "loss": 1})
+    assert rows(path) == [{"step": "6", "loss": "1"}]
+
+
 def test_what_is_no_table_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("")

@@ -351,7 +351,7 @@ def test_a_learning_rate_that_explodes_is_exit_code_4_with_finite_weights_on_dis
 
 
 def test_a_solver_out_of_steps_is_exit_code_4(data: Path, tmp_path: Path, capsys: Captured) -> None:
-    words = ["solver.method=dopri5", "solver.step_limit=3", "model.nonlinear=true"]
+    words = ["solver.step_limit=3", "model.nonlinear=true"]
     assert tiny_nodes.train(data, tmp_path / "run", *words, "train.steps=30") == 4
     assert "no finite loss and gradient" in capsys.readouterr().err
 

@@ -48,7 +48,7 @@ BAD = [
     ("solver.method=exponential", "which solves diffusions on graphs"),
     ("solver.rtol=0", "solver.rtol"),
     ("solver.atol=-1", "solver.atol"),
-    ("solver.steps=0", "solver.steps"),
+    ("solver.method=rk4 solver.steps=0", "solver.steps: found 0"),
     ("solver.step_limit=0", "solver.step_limit"),
     ("solver.gradient=both", "solver.gradient"),
     ("divergence=hutchinson divergence.probes=0", "divergence.probes"),

@@ -278,7 +278,7 @@ def test_a_second_process_on_a_folder_is_refused_naming_the_first(
 
     folder = tmp_path / "run"
     folder.mkdir()
-    with exclusive(folder):
+    with exclusive(folder, print):
         assert tiny.train(data, folder) == 2
     assert f"process {os.getpid()} on " in capsys.readouterr().err
     assert {path.name for path in folder.iterdir()} == {"log.txt"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -11,10 +13,12 @@ import torch
 from torch import Tensor
 
 from eqflow import rng
-from eqflow.errors import NumericalError, SolverFailed
+from eqflow.errors import MemoryExhausted, NumericalError, SolverFailed
 from eqflow.flows import AbstractObjective, FlowMatching, Independent
 from eqflow.flows.continuous import ContinuousFlow
 from eqflow.flows.objectives import Batch, Loss
+from eqflow.geometry import Clouds
+from eqflow.train.abstract_loop import ROLLBACKS
 from eqflow.train.loop import PATIENCE, Trainer, moving_average
 
 
@@ -186,24 +190,152 @@ def test_a_step_without_a_finite_loss_and_gradient_changes_no_weight(how: str) -
     assert not same(before, weights(trainer))
 
 
-def test_a_run_gives_up_after_too_many_bad_steps_with_finite_weights_saved() -> None:
+class Kept:
+    """The states of a run, as its folder would keep them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.states: dict[int, dict[str, Any]] = {}
+        self.lines: list[str] = []
+
+    def save(self) -> None:
+        state = copy.deepcopy(self.trainer.state())
+        self.states[state["progress"]["step"]] = state
+
+    def run(self, until: int | None = None) -> None:
+        self.trainer.run(
+            lambda figures: None,
+            self.save,
+            lambda: until is not None and self.trainer.progress.step >= until,
+            self.states.get,
+            lambda step, line: self.lines.append(line),
+        )
+
+
+def test_after_too_many_bad_steps_a_run_goes_on_from_good_weights_at_half_the_rate() -> None:
+    trainer = tiny.trainer(steps=30, validate_every=100, checkpoint_every=5, schedule="constant")
+    trainer.objective = Broken(set(range(13, 13 + PATIENCE)))
+    kept = Kept(trainer)
+    kept.run()
+    assert kept.lines == [
+        f"step 23: {PATIENCE} steps in a row had no finite loss and gradient; back to step 10, "
+        "with half the learning rate"
+    ]
+    assert (trainer.progress.step, trainer.progress.rollbacks) == (30, 1)
+    assert trainer.progress.skipped == PATIENCE
+    again = tiny.trainer(steps=30, validate_every=100, checkpoint_every=5, schedule="constant")
+    unbroken = Kept(again)
+    unbroken.run(until=10)
+    again.progress.rollbacks = 1
+    unbroken.run()
+    assert same(weights(trainer), weights(again))
+
+
+def test_the_checkpoint_gone_back_to_is_one_from_which_a_finite_step_was_made() -> None:
+    trainer = tiny.trainer(steps=40, validate_every=100, checkpoint_every=5)
+    trainer.objective = Broken(set(range(10, 10 + PATIENCE)))
+    kept = Kept(trainer)
+    kept.run()
+    assert "back to step 5," in kept.lines[0]
+
+
+def test_a_run_gives_up_after_enough_returns_with_good_weights_saved() -> None:
     trainer = tiny.trainer(steps=100, validate_every=100)
-    trainer.objective = Broken(set(range(3, 100)))
-    saved = []
+    initial = weights(trainer)
+    trainer.objective = Broken(set(range(3, 1000)))
+    kept = Kept(trainer)
     with pytest.raises(NumericalError, match=f"{PATIENCE} steps in a row"):
+        kept.run()
+    assert len(kept.lines) == ROLLBACKS
+    assert trainer.objective.calls == 3 + PATIENCE * (ROLLBACKS + 1)
+    assert same(kept.states[0]["weights"], initial)
+
+
+def test_where_the_good_state_is_lost_the_finite_weights_are_saved_and_the_run_ends() -> None:
+    trainer = tiny.trainer(steps=100, validate_every=100, checkpoint_every=5)
+    trainer.objective = Broken(set(range(13, 1000)))
+    kept = Kept(trainer)
+    saved = []
+    with pytest.raises(NumericalError, match="no good state of step 10"):
         trainer.run(lambda figures: None, lambda: saved.append(weights(trainer)), lambda: False)
-    assert trainer.progress.step == 3 + PATIENCE
     assert all(bool(value.isfinite().all()) for value in saved[-1].values())
+    assert not kept.states
 
 
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     trainer = tiny.trainer(steps=3, validate_every=100, checkpoint_every=1)
+    initial = weights(trainer)
     with torch.no_grad():
         next(trainer.flow.parameters())[0] = math.nan
-    saved = []
-    with pytest.raises(NumericalError, match="not saved"):
-        trainer.run(lambda figures: None, lambda: saved.append(1), lambda: False)
-    assert not saved
+    kept = Kept(trainer)
+    kept.run()
+    assert same(kept.states[0]["weights"], initial)
+    assert "the weights are not finite; back to step 0" in kept.lines[0]
+    assert all(bool(value.isfinite().all()) for value in weights(trainer).values())
+
+
+def test_the_log_says_which_structures_a_skipped_step_was_made_of() -> None:
+    trainer = tiny.trainer()
+    trainer.objective = Broken({0}, "solver")
+    trainer.step()
+    places = ", ".join(map(str, trainer.batches.batch_at(0).tolist()))
+    assert trainer.trouble == f"stiff; training structures {places}"
+
+
+class Small(AbstractObjective):
+    """Flow matching that has no memory for more than so many structures, or for large ones."""
+
+    def __init__(self, most: int, points: int = 10) -> None:
+        self.most, self.points = most, points
+        self.inner = FlowMatching(Independent())
+
+    def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
+        if batch.clouds.count > self.most or int(batch.clouds.lengths.max()) > self.points:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return self.inner(flow, batch, source)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_gradient_of_halves_is_the_mean_over_all_structures(most: int) -> None:
+    halved = tiny.trainer()
+    halved.objective = Small(most)
+    found = halved.gradient_of_step(0)
+    chosen = halved.batches.batch_at(0).tolist()
+    size = len(chosen) // 2 if most > 1 else 1
+    parts = [chosen[first : first + size] for first in range(0, len(chosen), size)]
+    each = [halved._gradient_of(part, 0, len(chosen)) for part in parts]
+    assert len(parts) > 1
+    for place, value in enumerate(found.values):
+        expected = sum(one.values[place] for one in each if one.values[place] is not None)
+        if value is not None:
+            torch.testing.assert_close(value, expected)
+    assert found.terms["loss"] == pytest.approx(sum(one.terms["loss"] for one in each))
+    assert not halved.progress.left_out
+
+
+def test_a_structure_that_does_not_fit_is_left_out_from_then_on() -> None:
+    source = rng.generator(1, "sizes")
+    clouds = Clouds.join(
+        [Clouds.from_dense(torch.randn(23, 3, 3, generator=source)) for _ in range(1)]
+        + [Clouds.from_dense(torch.randn(1, 20, 3, generator=source))]
+    )
+    order = [23, *range(23)]
+    trainer = tiny.trainer(clouds=clouds[order], steps=12, batch_size=16, validate_every=100)
+    trainer.objective = Small(100, points=10)
+    run(trainer)
+    assert trainer.progress.left_out == [0]
+    assert trainer.progress.skipped == 0
+    assert trainer.notices == [
+        "training structure 0 of 20 points does not fit into memory and is left out"
+    ]
+
+
+def test_where_nothing_fits_into_memory_the_run_ends_with_that_and_not_with_numbers() -> None:
+    trainer = tiny.trainer(steps=100)
+    trainer.objective = Small(100, points=1)
+    with pytest.raises(MemoryExhausted, match="none of its 4 structures fits"):
+        run(trainer)
+    assert MemoryExhausted.exit_code == 5
 
 
 def test_a_validation_that_fails_does_not_replace_the_best_weights() -> None:

@@ -189,3 +189,23 @@ def test_every_element_has_a_colour_and_a_radius():
         assert len(colour_of(number)) == 7
         assert radius_of(number) > 0
     assert len({colour_of(number) for number in (1, 6, 7, 8, 9, 15, 16, 17)}) == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["$x_{$", "$\\input{/etc/passwd}$", "a$b", "%s {0} \\n", "$\\frac$"]
+)
+def test_names_and_titles_are_drawn_as_they_are(tmp_path, name):
+    """Dollars begin no TeX, which would fail on it or show something else."""
+    from eqflow.view.canvas import new_figure, save
+
+    figure = new_figure(3, 2, name)
+    panel = figure.subplots()
+    panel.plot([1, 10], [1, 100], label=name)
+    panel.set(xlabel=name, ylabel=name, xscale="log", yscale="log")
+    panel.legend()
+    save(figure, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert figure.get_suptitle() == name
+    # Powers of ten at the ticks still are.
+    assert any("mathdefault" in tick.get_text() for tick in panel.get_xticklabels())
+    assert all(tick.get_parse_math() for tick in panel.get_xticklabels())

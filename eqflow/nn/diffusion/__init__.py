@@ -13,6 +13,7 @@ from eqflow.nn.diffusion.diffusivity import (
     ScaledDot,
     diffusivity_by_name,
 )
+from eqflow.nn.diffusion.gde import GDE
 from eqflow.nn.diffusion.graff import GRAFF
 from eqflow.nn.diffusion.grand import GRAND
 from eqflow.nn.diffusion.hyperbolic import squared_hyperbolic_distance
@@ -34,6 +35,7 @@ from eqflow.nn.diffusion.table import (
 
 __all__ = [
     "BLEND",
+    "GDE",
     "GRAFF",
     "GRAND",
     "AbstractDiffusion",

@@ -73,6 +73,21 @@ class Coefficients:
         return moved
 
 
+def start_of(field: AbstractField, x: Tensor, context: Tensor | None) -> Tensor:
+    """The state at the start of a solve, which a field takes as its context.
+
+    Raises:
+        ShapeError: If it was not given, or has another shape than the state.
+    """
+    if context is None or context.shape != x.shape:
+        found = None if context is None else tuple(context.shape)
+        raise ShapeError(
+            f"{type(field).__name__}: found context {found}, expected the state at the start of "
+            f"the solve, {tuple(x.shape)}. Pass context=x at the first time."
+        )
+    return context
+
+
 class AbstractDiffusion(AbstractField):
     """A field that is a diffusion: it says its coefficients.
 
@@ -115,18 +130,8 @@ class AbstractDiffusion(AbstractField):
         return self.coefficients(t, x, edges, context).velocity(x)
 
     def start_of(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """The state at the start.
-
-        Raises:
-            ShapeError: If it was not given, or has another shape than the state.
-        """
-        if context is None or context.shape != x.shape:
-            found = None if context is None else tuple(context.shape)
-            raise ShapeError(
-                f"{type(self).__name__}: found context {found}, expected the state at the start of "
-                f"the solve, {tuple(x.shape)}. Pass context=x at the first time."
-            )
-        return context
+        """As the function of that name."""
+        return start_of(self, x, context)
 
     def require_state(self, x: Tensor, edges: Edges, width: int) -> None:
         """Refuse a state that is not (N, width), or of another type than the parameters.
