@@ -74,10 +74,12 @@ class Gradient(NamedTuple):
     Attributes:
         values: The gradient of each weight; None where the loss does not depend on it.
         terms: Scalars to log, the loss first.
+        size: Of how many data it is; none where nothing of the share fits into memory.
     """
 
     values: Sequence[Tensor | None]
     terms: dict[str, float]
+    size: int
 
 
 class AbstractTrainer(ABC, Generic[Model]):
@@ -122,8 +124,8 @@ class AbstractTrainer(ABC, Generic[Model]):
         """That of what the step minimises: a function of the weights, the seed and `step`.
 
         Raises:
-            SolverFailed: If an integration within it ended early; the step is then skipped.
-            MemoryExhausted: If nothing of the step's data fits into memory.
+            SolverFailed: If an integration within it ended early; the step is then skipped. All
+                that is exchanged with other processes has to be exchanged before.
         """
 
     def describe_step(self, step: int) -> str:
@@ -206,7 +208,7 @@ class AbstractTrainer(ABC, Generic[Model]):
             self.stopped = self.processes.any(stop_requested())
             due = step % config.checkpoint_every == 0
             if due or last or self.stopped:
-                if not self._weights_are_finite():
+                if not self.weights_are_finite():
                     self.trouble = "the weights are not finite"
                     self._go_back(saved_state, went_back, save)
                 else:
@@ -227,9 +229,15 @@ class AbstractTrainer(ABC, Generic[Model]):
         found, self._problem = None, None
         try:
             found = self.gradient_of_step(self.progress.step)
-        except (SolverFailed, MemoryExhausted) as error:
+        except SolverFailed as error:
             self._problem = error.with_traceback(None)  # which holds what the step computed
         failed = self.processes.any(found is None)
+        if found is not None and not failed and not self.processes.any(found.size > 0):
+            failed = True
+            self._problem = MemoryExhausted(
+                f"step {self.progress.step}: nothing of it fits into memory, not even alone. Lower "
+                "model.width or model.layers, or leave large structures out."
+            )
         if found is not None and not failed:
             gradients = self.processes.gradients(found.values, self.weights)
             for weight, gradient in zip(self.weights, gradients, strict=True):
@@ -259,10 +267,10 @@ class AbstractTrainer(ABC, Generic[Model]):
         self.progress.step += 1
         return figures
 
-    def gradient(self, loss: Loss, part: float = 1.0) -> Gradient:
-        """That of a loss which is so large a part of the step's."""
+    def gradient(self, loss: Loss, part: float = 1.0, size: int = 1) -> Gradient:
+        """That of a loss which is so large a part of the step's, and of so many data."""
         values = torch.autograd.grad(loss.value * part, self.weights, allow_unused=True)
-        return Gradient(values, {name: value * part for name, value in loss.terms.items()})
+        return Gradient(values, {name: value * part for name, value in loss.terms.items()}, size)
 
     def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
         """Scalars to log, summed over the shares of all processes; the loss of one without data."""
@@ -292,7 +300,7 @@ class AbstractTrainer(ABC, Generic[Model]):
             raise self._problem
         state = self._start if good == 0 else saved_state(good)
         if state is None:
-            if self._weights_are_finite():
+            if self.weights_are_finite():
                 save()
             raise NumericalError(
                 f"{found}, and there is no good state of step {good} to go back to. Lower "
@@ -314,8 +322,8 @@ class AbstractTrainer(ABC, Generic[Model]):
                 "lower train.learning_rate or train.clip and start again in another run.dir."
             )
 
-    def _weights_are_finite(self) -> bool:
-        """Parameters on disk are never NaN: what is not finite is not saved."""
+    def weights_are_finite(self) -> bool:
+        """Whether the weights may be saved: on the disk they are never NaN."""
         return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
 
     def learning_rate(self) -> float:

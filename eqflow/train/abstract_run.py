@@ -263,6 +263,8 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
             trainer.run(record, save, stop_requested, self._saved_state, went_back)
         except ProcessLost as lost:
             # The weights are those of the last whole step.
+            if not trainer.weights_are_finite():
+                raise
             save()
             raise ProcessLost(f"step {trainer.progress.step:,}, which is saved: {lost}") from lost
         finally:

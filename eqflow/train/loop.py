@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eqflow import rng
 from eqflow.data import SizeBatches
-from eqflow.errors import MemoryExhausted, SolverFailed
+from eqflow.errors import SolverFailed
 from eqflow.flows import AbstractFlow, AbstractObjective
 from eqflow.geometry import Clouds
 from eqflow.halving import by_halves
@@ -75,9 +75,6 @@ class Trainer(AbstractTrainer[AbstractFlow]):
 
         What does not fit into memory is tried in halves, and what does not alone is left out from
         then on. The terms of halves and shares count by how many structures they are of.
-
-        Raises:
-            MemoryExhausted: If no structure of the step, in no process, fits into memory.
         """
         whole = self.batches.batch_at(step).tolist()
         own = [place for place in self.processes.share(whole) if place not in self._left_out]
@@ -90,12 +87,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         for _, part in parts:
             values = [_plus(one, other) for one, other in zip(values, part.values, strict=True)]
             terms = {name: terms.get(name, 0.0) + value for name, value in part.terms.items()}
-        if self.processes.sums([float(len(parts))])[0] == 0:
-            raise MemoryExhausted(
-                f"step {step}: none of its {len(whole):,} structures fits into memory even alone. "
-                "Lower model.width or model.layers, or leave large structures out."
-            )
-        return Gradient(values, terms)
+        return Gradient(values, terms, sum(part.size for _, part in parts))
 
     def _gradient_of(self, some: list[int], step: int, total: float) -> Gradient:
         """That of some structures; all that is drawn is drawn for the step and for them."""
@@ -106,7 +98,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         self.flow.train()
         with rng.seeded(self.seed, "train", "poses", step, *part, device=self.device):
             loss = self.objective(self.flow.continuous, batch, source)
-        return self.gradient(loss, len(some) / total)
+        return self.gradient(loss, len(some) / total, len(some))
 
     def describe_step(self, step: int) -> str:
         """Which structures a step is made of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import tiny
 import tiny_nodes
 import torch
-from faults.ranks import start_all
+from faults.ranks import FAILING, start_all
 from processes import eqflow, finish, wait_for
 
 from eqflow.train.checkpoint import newest_state
@@ -107,6 +108,21 @@ def test_two_processes_take_the_steps_that_one_would_take_of_the_same_gradient(
         for rows in ((run / "metrics.csv").read_text() for run in (folder, alone))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    18,
+    "a step that fails in one process of two",
+    "both skip it, and stay in step with each other to the end",
+)
+def test_a_step_that_fails_in_one_process_is_skipped_by_all(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ranks = start_all(words(data, folder, "train.steps=8"), 2, program=("-c", FAILING))
+    ends = [finish(rank) for rank in ranks]
+    assert [end[0] for end in ends] == [0, 0], ends
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["steps"], summary["skipped_steps"]) == (8, 1)
 
 
 @pytest.mark.slow
