@@ -74,8 +74,8 @@ slow: .venv/installed-dev
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m ''
 
 faults: .venv/installed-dev
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) -m '' tests/faults \
-		--fault-table=docs/survival.md
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
+		-m '' tests/faults --fault-table=docs/survival.md
 
 soak: .venv/installed-dev
 	PYTHONPATH=.:benchmarks $(BIN)/python benchmarks/soak.py $(SOAK_MINUTES)

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import itertools
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from typing import IO
 
 from eqflow.errors import StorageError
 
+# Letters follow it, without a dot: no output, which has an ending, and no journal looks like that.
 STRAY_PREFIX = ".eqflow-"
 HELD_BY_ANOTHER = (BlockingIOError, PermissionError)  # of flock; the latter of network drives
+APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 LEFT_FOR = 86_400  # seconds that a temporary file is left for where nothing can be locked
 
 
@@ -30,9 +33,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
     Raises:
         StorageError: If the folder cannot be written or the disk is full; `path` is then unchanged.
+            If it was replaced and only the folder cannot be flushed, the message says so.
     """
     path = Path(path)
     temporary: str | None = None
+    is_new = False
     try:
         _make_folder(path.parent)
         descriptor, temporary = _temporary(path.parent)
@@ -43,11 +48,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-            temporary = None
+            temporary, is_new = None, True
         _flush_folder(path.parent)
     except OSError as error:
+        reason = error.strerror or error
+        if is_new:
+            raise StorageError(
+                f"{path}: is written, but its folder cannot be flushed to the disk ({reason}): a "
+                "power cut may bring back what was there. Look after the disk, then try again."
+            ) from error
         raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}). "
+            f"{path}: cannot be written ({reason}). "
             "Nothing was changed; free some space or choose a folder you may write to."
         ) from error
     finally:
@@ -77,15 +88,15 @@ def write_at(path: Path, content: bytes, place: int) -> None:
 
     Raises:
         StorageError: If the disk is full or the file cannot be written. It is then cut off at
-            `place` where that is still possible.
+            `place` where that is still possible. If there is a link or a pipe.
     """
     try:
-        with open(path, "r+b") as file:
+        # Nothing is left in a buffer, which would be written after all when the file is closed.
+        with os.fdopen(_file_itself(path, os.O_RDWR), "r+b", buffering=0) as file:
             file.truncate(place)
             file.seek(place)
             try:
-                file.write(content)
-                file.flush()
+                _write_all(file, content)
                 os.fsync(file.fileno())
             except OSError:
                 with suppress(OSError):
@@ -96,6 +107,17 @@ def write_at(path: Path, content: bytes, place: int) -> None:
             f"{path}: cannot be written ({error.strerror or error}). Its first {place:,} bytes are "
             "as they were; free some space, or choose a folder you may write to."
         ) from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, which is made where there is none.
+
+    Raises:
+        OSError: If the disk is full or the file cannot be written.
+        StorageError: If there is a link or a pipe.
+    """
+    with os.fdopen(_file_itself(path, APPENDING), "ab", buffering=0) as file:
+        _write_all(file, content)
 
 
 @contextmanager
@@ -110,11 +132,11 @@ def held(path: Path, unlocked: Callable[[str], None] = lambda reason: None) -> I
         unlocked: Called with the reason if the file system cannot lock.
 
     Raises:
-        StorageError: If it cannot be opened.
+        StorageError: If it cannot be opened, or is a link or a pipe.
     """
     while True:
         try:
-            file = open(path, "ab")  # noqa: SIM115 - held longer than one block
+            file = os.fdopen(_file_itself(path, APPENDING), "ab")
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be written ({error.strerror or error}). Choose a folder you may "
@@ -171,6 +193,8 @@ def remove_strays(folder: Path) -> None:
     younger than a day is left.
     """
     for stray in Path(folder).glob(f"{STRAY_PREFIX}*"):
+        if "." in stray.name[1:]:
+            continue  # an output of that name, or its journal
         with suppress(OSError):  # gone meanwhile, a folder, or not ours to delete
             _remove_abandoned(stray)
 
@@ -205,6 +229,43 @@ def require_writable(folder: Path) -> None:
     write_bytes(probe, b"")
     with suppress(OSError):
         probe.unlink()
+
+
+def _file_itself(path: Path, flags: int) -> int:
+    """A descriptor of the file at `path`, and of nothing that it leads to.
+
+    A folder from someone else may hold a link to a file of ours, to have us write to it, or a pipe,
+    to have us wait for ever.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError:
+        with suppress(FileNotFoundError):
+            _require_file(path, os.lstat(path).st_mode)
+        raise
+    try:
+        _require_file(path, os.fstat(descriptor).st_mode)
+    except StorageError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_file(path: Path, mode: int) -> None:
+    if stat.S_ISLNK(mode):
+        raise StorageError(
+            f"{path}: found a symbolic link, expected a file: nothing is written through links. "
+            "Delete it, or put the file itself there."
+        )
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder the system says so
+        raise StorageError(f"{path}: found a pipe or a device, expected a file. Delete it.")
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write to a file without a buffer, which may take less at a time."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _temporary(folder: Path) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """A file is its old self or its new self, and what cannot be written says so."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -109,6 +110,35 @@ def test_strays_are_removed_and_nothing_else(tmp_path):
     assert names(tmp_path) == [".hidden", "weights"]
 
 
+def test_outputs_and_journals_named_like_strays_stay(tmp_path):
+    names_ = [".eqflow-samples.extxyz.journal", ".eqflow-x.npz", ".eqflow-x.npz.journal"]
+    for name in (*names_, ".eqflow-01ab_cde"):
+        (tmp_path / name).write_text("")
+    storage.require_writable(tmp_path)
+    assert names(tmp_path) == sorted(names_)
+
+    def write(file):
+        (temporary,) = set(names(tmp_path)) - set(names_)
+        assert "." not in temporary.removeprefix(storage.STRAY_PREFIX)
+
+    storage.write_atomically(tmp_path / "a.npz", write)
+    assert (tmp_path / "a.npz").exists()
+
+
+def test_a_folder_that_cannot_be_flushed_is_told_with_the_file_replaced(tmp_path, monkeypatch):
+    def broken(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "weights"
+    storage.write_text(path, "old")
+    monkeypatch.setattr(storage, "_flush_folder", broken)
+    with pytest.raises(StorageError, match="is written, but its folder cannot be flushed") as told:
+        storage.write_text(path, "new")
+    assert "Nothing was changed" not in str(told.value)
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["weights"]
+
+
 def test_the_digest_is_that_of_the_content(tmp_path):
     content = b"0123456789" * 300_000
     storage.write_bytes(tmp_path / "large", content)
@@ -170,6 +200,73 @@ def test_a_file_that_cannot_grow_keeps_what_stood_there(tmp_path):
     assert path.read_bytes() == b"12345678"
     with pytest.raises(StorageError, match="cannot be written"):
         storage.write_at(tmp_path / "missing", b"", 0)
+
+
+def test_what_cannot_be_flushed_is_cut_off_and_large_content_arrives_whole(tmp_path, monkeypatch):
+    path = tmp_path / "records"
+    path.write_bytes(b"12345678")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            storage.write_at(path, b"9" * 100, 4)
+    assert path.read_bytes() == b"1234"
+    content = bytes(range(256)) * 1000
+    storage.write_at(path, content, 4)
+    assert path.read_bytes() == b"1234" + content
+
+
+def test_a_file_that_takes_a_little_at_a_time_gets_all(tmp_path):
+    class Slow:
+        content = b""
+
+        def write(self, more):
+            self.content += bytes(more[:3])
+            return min(3, len(more))
+
+    file = Slow()
+    storage._write_all(file, b"ten letters")
+    assert file.content == b"ten letters"
+
+
+def held(path):
+    with storage.held(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        held,
+        lambda path: storage.write_at(path, b"more", 0),
+        lambda path: storage.append(path, b"more"),
+    ],
+    ids=["held", "write_at", "append"],
+)
+def test_what_is_written_in_place_is_a_file_and_no_link_or_pipe(tmp_path, call):
+    victim, path = tmp_path / "victim", tmp_path / "records"
+    victim.write_text("theirs")
+    for target in (victim, tmp_path / "nothing"):
+        path.symlink_to(target)
+        with pytest.raises(StorageError, match="records: found a symbolic link, expected a file"):
+            call(path)
+        path.unlink()
+    os.mkfifo(path)
+    for reader in (False, True):  # without one, opening would wait for it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if reader else -1
+        with pytest.raises(StorageError, match="records: found a pipe or a device"):
+            call(path)
+        if reader:
+            os.close(descriptor)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises((StorageError, IsADirectoryError), match="Is a directory"):
+        call(path)
+    assert victim.read_text() == "theirs"
+    assert names(tmp_path) == ["records", "victim"]
 
 
 def test_a_file_is_held_by_one_at_a_time_and_free_afterwards(tmp_path):

@@ -6,7 +6,8 @@ can only be written whole: all batches so far are noted with the SHA-256 of the 
 then it takes the place of the one before, at most every few seconds. Whichever of the two is there
 after a kill, the journal knows how many batches are in it.
 
-A file that is gone is made anew. One that is neither is not touched: somebody changed it.
+A file that is gone is made anew. One that is neither is not touched: somebody changed it. What was
+there before the first write, a link too, is replaced.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Tally:
         evaluations: Of the field, the most of any structure.
         failed: Structures whose integration failed.
         too_large: Number of points of structures that did not fit into memory.
+        halved: Batches that did not fit into memory together.
         perceived: Molecules whose bonds are RDKit's; None where no bonds are looked for.
         endings: How integrations ended that did not end as asked.
     """
@@ -51,6 +53,7 @@ class Tally:
     evaluations: int = 0
     failed: int = 0
     too_large: list[int] = field(default_factory=list)
+    halved: int = 0
     perceived: int | None = None
     endings: Endings = field(default_factory=Endings)
 
@@ -61,6 +64,7 @@ class Tally:
         self.evaluations = max(self.evaluations, other.evaluations)
         self.failed += other.failed
         self.too_large += other.too_large
+        self.halved += other.halved
         self.endings.add(other.endings)
         if other.perceived is not None:
             self.perceived = (self.perceived or 0) + other.perceived
@@ -147,6 +151,8 @@ class GrowingText(AbstractGrowing):
         size = int(entries[-1]["bytes"]) if entries else 0
         if not size:  # what is there is of an earlier command, and stays until there is a batch
             return len(entries)
+        if not self.out.is_file():  # a pipe would not end
+            raise self._changed()
         left = size
         with self.out.open("rb") as file:
             while left and (chunk := file.read(min(left, 1 << 20))):
@@ -187,23 +193,32 @@ class GrowingArrays(AbstractGrowing):
                 self._parts = [Clouds.join(self._parts)]
                 content = encoded(self._parts[0], self.out)
                 digest = hashlib.sha256(content).hexdigest()
-            self._journal.add({**asdict(self._waiting), "sha256": digest})
+            entry = {**asdict(self._waiting), "sha256": digest}
+            if digest and not any(each["sha256"] for each in self._journal.entries):
+                entry["before"] = _digest(self.out)
+            self._journal.add(entry)
             if self._waiting.structures:
                 storage.write_bytes(self.out, content)
         self._waiting = Tally()
 
     def _kept(self) -> int:
         entries = self._journal.entries
-        found = storage.sha256_of(self.out) if entries else ""
+        found = _digest(self.out) if entries else ""
         for kept in range(len(entries), 0, -1):
             if entries[kept - 1]["sha256"] == found:
                 self._parts = [_stored(self.out)]
                 return kept
-        # The first file is noted before it is written, and nothing before it was.
+        # The first file is noted before it is written, and what was there before it as well.
         written = [entry for entry in entries if entry["sha256"]]
-        if len({entry["sha256"] for entry in written}) > 1:
+        several = len({entry["sha256"] for entry in written}) > 1
+        if written and (several or written[0].get("before", found) != found):
             raise self._changed()
         return len(entries) - len(written)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; nothing where there is none."""
+    return storage.sha256_of(path) if path.is_file() else ""
 
 
 def _tally(entry: Mapping[str, Any]) -> Tally:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 
 from eqflow import storage
 from eqflow.errors import DataError, UsageError
-from eqflow.train.folder import fingerprint, this_process, version_of
+from eqflow.train.folder import fingerprint, this_process, version_of, without_locks
 from eqflow.train.resuming import flat
 from eqflow.train.weights import weights_path
 
@@ -52,7 +52,12 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def opened(cls, out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
+    def opened(
+        cls,
+        out: Path,
+        identity: Mapping[str, Any],
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> Iterator[Journal]:
         """The journal of an output, from where an earlier process of the same command left it.
 
         Nothing is left of it where nothing was done.
@@ -60,6 +65,7 @@ class Journal:
         Args:
             out: File that is written.
             identity: What decides its content, as plain values.
+            warn: Called with a line where the file system knows no locks.
 
         Raises:
             UsageError: If another process writes this output, or a part of it is there and of
@@ -68,7 +74,7 @@ class Journal:
             StorageError: If it cannot be written.
         """
         journal = cls(out, identity)
-        with storage.held(journal.path) as is_ours:
+        with storage.held(journal.path, lambda why: warn(without_locks(out, why))) as is_ours:
             if not is_ours:
                 raise UsageError(
                     f"{out}: process {_owner(journal.path)} is writing it. Wait for it, stop it, "

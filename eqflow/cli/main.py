@@ -10,7 +10,7 @@ from typing import Any
 from eqflow.cli import check, crash, demo, doctor, import_enf, sample, score, train, tune
 from eqflow.cli.compose import TASKS, composed, experiments, groups_of, keys, task_of
 from eqflow.cli.memory import keep_freed_memory
-from eqflow.cli.signals import exit_code_of, leave_by_signals
+from eqflow.cli.signals import exit_code_of, heed_no_more, leave_by_signals
 from eqflow.cli.terminal import Terminal, abandon_output, always_printable
 from eqflow.cli.words import Key, nearest
 from eqflow.errors import EqflowError, ExitCode, UsageError, is_want_of_memory, printable
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     if arguments is None:  # the process is ours
         keep_freed_memory()
-        leave_by_signals()
         always_printable()
+        leave_by_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(words)
@@ -53,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output went away; nothing more can be told to it.
         abandon_output()
         return ExitCode.DONE
+    except KeyboardInterrupt as error:
+        code = exit_code_of(getattr(error, "number", None))
+        how = "terminated" if code is ExitCode.TERMINATED else "interrupted"
+        return _failed(" ".join(words[:1]), how, code)
     except OSError as error:
         if error.errno not in OF_THE_MACHINE or error.filename:
             return _bug(words, error)
@@ -61,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(" ".join(words[:1]), told, ExitCode.STORAGE)
     except Exception as error:
         return _bug(words, error)
+    finally:
+        if arguments is None:
+            heed_no_more()
     return code
 
 
@@ -146,10 +153,6 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
         return VERBS[verb][0](config)
     except EqflowError as error:
         return _failed(verb, str(error), error.exit_code)
-    except KeyboardInterrupt as error:
-        code = exit_code_of(getattr(error, "number", None))
-        how = "terminated" if code is ExitCode.TERMINATED else "interrupted"
-        return _failed(verb, how, code)
     except OSError as error:
         # Lines that nobody reads raise nothing: a broken pipe is one to a process of our own.
         if error.errno not in OF_THE_MACHINE:
@@ -170,7 +173,7 @@ def _bug(words: Sequence[str], error: Exception, config: Any = None) -> int:
 
 
 def _failed(verb: str, message: str, code: ExitCode) -> int:
-    return _complained(f"eqflow {verb}: {message}", code)
+    return _complained(f"{f'eqflow {verb}'.rstrip()}: {message}", code)
 
 
 def _complained(text: str, code: ExitCode) -> int:

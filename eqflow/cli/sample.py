@@ -46,14 +46,16 @@ if TYPE_CHECKING:
 
 def run(config: SampleConfig) -> ExitCode:
     """Draw, write, and say how many integrations failed."""
-    if config.n < 1 or config.batch < 1:
-        raise UsageError(
-            f"n, batch: found {config.n} and {config.batch}, expected at least 1 each."
-        )
+    for key in ("n", "batch"):
+        if getattr(config, key) < 1:
+            raise UsageError(f"{key}: found {getattr(config, key)}, expected at least 1.")
     given = [name for name in ("sizes", "formula", "like") if getattr(config, name) is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} contradict each other; give one of them.")
     out = required_output(config.out, list(WRITERS), "samples.extxyz")
+    for key, source in (("like", config.like), ("fixed", config.fixed)):
+        if source is not None and out.exists() and Path(source).exists() and out.samefile(source):
+            raise UsageError(f"out: found {out}, which is read as {key}. Give another file.")
     flow = load_run(config.run, config.device, config.threads)
     makeup = _makeup(config, flow)
     ending = writable_ending(out, dimension=flow.dimension, one_size=_one_size(makeup, flow))
@@ -71,11 +73,13 @@ def run(config: SampleConfig) -> ExitCode:
         terminal.line(line)
     batch = partial(_batch, config, flow, solver, makeup, conditions, terminal)
     with (
-        Journal.opened(out, identity) as journal,
+        Journal.opened(out, identity, terminal.line) as journal,
         Worker(read_bonds, SECONDS) as worker,
         Signals("this batch") as signals,
     ):
         file = _file(out, ending, config, journal, worker, terminal)
+        if out.exists() and not file.done.structures:
+            terminal.line(f"{out} is there already, and is replaced")
         earlier = place = file.done.batches * config.batch
         try:
             while place < config.n and not signals.received():
@@ -122,6 +126,12 @@ def _told(done: Tally, config: SampleConfig, out: Path, terminal: Terminal) -> E
     terminal.line(f"at most {done.evaluations} evaluations of the field a structure")
     for line in done.endings.others():
         terminal.line(line)
+    if done.halved:
+        terminal.line(
+            f"did not fit into memory together, and were drawn in parts: {done.halved:,} "
+            f"batch{'es' if done.halved > 1 else ''}; with more memory, other structures would "
+            "have been drawn there"
+        )
     if done.failed:
         terminal.line(f"left out: {done.failed} structures whose integration failed")
         for name in done.endings.first:
@@ -202,6 +212,7 @@ def _batch(
 
     tally, parts = Tally(batches=1), []
     done, too_large = by_halves(places, drawn)
+    tally.halved = int(len(done) + len(too_large) > 1)
     for place in too_large:
         points = int(template()[place - first].sizes)
         terminal.line(f"left out: structure {place} of {points:,} points does not fit into memory")

@@ -18,7 +18,9 @@ class SolverOverride:
     rtol: float | None = leaf(None, "relative tolerance; as in the run")
     atol: float | None = leaf(None, "absolute tolerance; as in the run")
     steps: int | None = leaf(None, "steps of a fixed-step method; as in the run")
-    step_limit: int | None = leaf(None, "most evaluations of the field; as in the run")
+    step_limit: int | None = leaf(
+        None, "most evaluations of the field before others are tried (fallback); as in the run"
+    )
     implementation: str | None = leaf(None, "eqflow or torchdiffeq; as in the run")
     capture: bool | None = leaf(None, "fixed steps on a GPU as a CUDA graph; as in the run")
 

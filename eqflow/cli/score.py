@@ -35,7 +35,7 @@ from eqflow.data.units import unit_doubt
 from eqflow.errors import DataError, ExitCode, MemoryExhausted, UsageError
 from eqflow.evaluate import negative_log_likelihood
 from eqflow.flows import BoundScores, Flow, MaskedMolecularFlow, MolecularFlow, Scores, Status
-from eqflow.flows.convergence import CONVERGED, unconverged
+from eqflow.flows.convergence import CONVERGED, can_be_refined, unconverged, unresolved
 from eqflow.flows.masked import NO_LIKELIHOOD
 from eqflow.flows.molecular import DRAWS
 from eqflow.geometry import Clouds
@@ -91,6 +91,9 @@ def run(config: ScoreConfig) -> ExitCode:
         terminal.line(line)
     for line in given_in(kept, flow):
         terminal.line(line)
+    dtype = next(flow.parameters()).dtype
+    if config.convergence and not can_be_refined(solver, dtype):
+        terminal.line(f"notice: {unresolved(solver, dtype)}")
     if cost := plan.cost(flow, kept.sizes, solver, options.get("draws", 1)):
         terminal.line(cost)
     draws = options.get("draws", 1)
@@ -101,7 +104,10 @@ def run(config: ScoreConfig) -> ExitCode:
     ]
     device = next(flow.parameters()).device
     identity = identity_of("score", config, device, {"data.path": config.data.path})
-    with Journal.opened(out, identity) as journal, Signals("this batch") as signals:
+    with (
+        Journal.opened(out, identity, terminal.line) as journal,
+        Signals("this batch") as signals,
+    ):
         table = Table(out, journal, left_out)
         if earlier := len(table):
             terminal.line(f"goes on after {earlier:,} structures")
@@ -147,11 +153,12 @@ def _scored(
     def of(places: Sequence[int]) -> Scores:
         some = clouds[torch.tensor(places)]
         with warnings.catch_warnings():
-            # Said of all structures at the end.
-            warnings.filterwarnings("ignore", "score: a finer solver", RuntimeWarning)
+            # Said of all structures, at the beginning or the end.
+            warnings.filterwarnings("ignore", "score: (a|no) finer solver", RuntimeWarning)
             return score(some, divergence=batch.divergence, seed=seed_of(seed, places[0]))
 
     done, too_large = by_halves(batch.places, of)
+    part.halved = int(len(done) + len(too_large) > 1)
     for place in too_large:
         lost = Unscored.of(indices[place], clouds[place], OUT_OF_MEMORY, batch.name)
         part.too_large.append(lost)
@@ -176,6 +183,12 @@ def _told(
         terminal.line(f"mean NLL {nll} nats over {nll.count:,} structures")
     if len(table.changes):
         terminal.line(_of_convergence(table.changes))
+    if table.halved:
+        terminal.line(
+            f"did not fit into memory together, and were scored in parts: {table.halved:,} "
+            f"batch{'es' if table.halved > 1 else ''}; with more memory, their scores differ by "
+            "the error of the solver, and of estimated divergences"
+        )
     if table.few and draws > 1:
         terminal.line(
             f"{table.few:,} bounds rest on fewer than {FEW_DRAWS} of their draws: they are loose "
@@ -206,13 +219,20 @@ def _told(
 
 def _of_convergence(changes: torch.Tensor) -> str:
     """How far log-likelihoods are from those of the equation, by what a finer solver changes."""
+    known = changes[changes.isfinite()]
+    unknown = len(changes) - len(known)
+    if not len(known):
+        return f"convergence: unknown for all {unknown:,} structures"
     line = (
-        f"convergence: a finer solver changes log-likelihoods by {float(changes.mean()):+.2g} nats "
-        f"in the mean, each by at most {float(changes.abs().max()):.2g}"
+        f"convergence: a finer solver changes log-likelihoods by {float(known.mean()):+.2g} nats "
+        f"in the mean over {len(known):,} structures, each by at most "
+        f"{float(known.abs().max()):.2g}"
     )
-    if count := int(unconverged(changes).sum()):
+    if unknown:
+        line += f"; unknown for {unknown:,}"
+    if count := int(unconverged(known).sum()):
         line += (
-            f"; notice: {count:,} of {len(changes):,} by more than {CONVERGED:g}. Try a smaller "
+            f"; notice: {count:,} of {len(known):,} by more than {CONVERGED:g}. Try a smaller "
             "solver.rtol and solver.atol, or more solver.steps"
         )
     return line

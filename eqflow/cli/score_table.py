@@ -71,6 +71,7 @@ class Part:
         ended: How often an integration ended otherwise than well, by the name of the status.
         few: How many bounds rest on few of their draws.
         too_large: Structures that do not fit into memory.
+        halved: Whether the batch did not fit into memory together, as 0 or 1.
         endings: How integrations ended that did not end as asked.
         changes: What a finer solver changes of each log-likelihood, where that was asked for; None
             where it is not known.
@@ -82,6 +83,7 @@ class Part:
     ended: dict[str, int] = field(default_factory=dict)
     few: int = 0
     too_large: list[Unscored] = field(default_factory=list)
+    halved: int = 0
     endings: Endings = field(default_factory=Endings)
     changes: list[float | None] = field(default_factory=list)
 
@@ -111,6 +113,7 @@ class Table:
         few: How many bounds rest on few of their draws.
         ended: How often an integration ended otherwise than well.
         too_large: Structures that do not fit into memory.
+        halved: Batches that did not fit into memory together.
         endings: How integrations ended that did not end as asked.
     """
 
@@ -118,6 +121,7 @@ class Table:
         self.few = 0
         self.ended: Counter[Status] = Counter()
         self.too_large: list[Unscored] = []
+        self.halved = 0
         self.endings = Endings()
         self._out = out
         self._journal = journal
@@ -148,9 +152,9 @@ class Table:
 
     @property
     def changes(self) -> Tensor:
-        """What a finer solver changes of log-likelihoods, of those of which it is known."""
-        known = [change for change in self._changes if change is not None]
-        return torch.tensor(known, dtype=torch.float64)
+        """What a finer solver changes of log-likelihoods, NaN where it is not known, float64."""
+        changes = [math.nan if change is None else change for change in self._changes]
+        return torch.tensor(changes, dtype=torch.float64)
 
     def add(self, part: Part) -> None:
         """Keep a batch; the file is written now and then."""
@@ -174,6 +178,7 @@ class Table:
         self.ended.update({Status[name]: count for name, count in part.ended.items()})
         self.few += part.few
         self.too_large += part.too_large
+        self.halved += part.halved
         self.endings.add(part.endings)
         self._changes += part.changes
 
@@ -204,10 +209,11 @@ def _rows(
 
 
 def _number(value: float) -> str:
-    return f"{value:.8g}"
+    return f"{value + 0.0:.8g}"  # of −0 it makes 0
 
 
 def _csv(rows: list[list[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    # Bytes of a path that are no UTF-8 are spelled out, as in what is printed.
+    return buffer.getvalue().encode("utf-8", "backslashreplace").decode()

@@ -85,6 +85,12 @@ def leave_by_signals() -> None:
         signal.signal(number, _leave)
 
 
+def heed_no_more() -> None:
+    """Ignore signals from now on: all is done, and the process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def exit_code_of(number: int | None) -> ExitCode:
     """What a command ends with after a signal; None stands for that of the keyboard."""
     return ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.INTERRUPTED

@@ -37,9 +37,8 @@ def run(config: TrainingConfig, terminal: Terminal | None = None) -> ExitCode:
         except KeyboardInterrupt:
             if signals.number is None:
                 raise
-            terminal.line(
-                f"stopped at once; go on from the last checkpoint with: {typed_command()}"
-            )
+            began = "go on from the last checkpoint" if training.has_states() else "begin again"
+            terminal.line(f"stopped at once; {began} with: {typed_command()}")
             return signals.code()
     if complete:
         terminal.line(f"done: {training.folder}")

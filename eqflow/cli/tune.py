@@ -87,10 +87,10 @@ def run(config: TuneConfig, words: Sequence[str], texts: dict[str, Any]) -> Exit
         f"run{'s' if config.repeats > 1 else ''} each over {', '.join(search.space)}, into "
         f"{search.folder}"
     )
-    require_possible(search.folder)
+    require_possible(search.folder, "dir")
     search.require_same()
     storage.require_writable(search.folder)
-    with exclusive(search.folder, terminal.line):
+    with exclusive(search.folder, terminal.line, "dir", "tuning"):
         search.keep()
         try:
             search.to_the_end(terminal)
@@ -207,6 +207,7 @@ class Search:
             shown = ", ".join(f"{key}={text}" for key, text in chosen.items())
             found = problem or f"{self.metric} {value:.5g}"
             terminal.line(f"trial {place + 1}/{self.config.trials}: {found} at {shown}")
+        self._write()  # the last time, the process may have ended between the study and this
 
     def _trial(self, place: int, chosen: dict[str, str]) -> tuple[float, str]:
         """The mean metric over the seeds of a trial, or the problem it ended with."""

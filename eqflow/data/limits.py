@@ -25,14 +25,16 @@ LONGEST_LINE = 1 << 24
 LARGEST_RATIO = 1032
 
 _MEMINFO = Path("/proc/meminfo")
-# Limit and use of a container, in version 2 of control groups and in version 1.
-_GROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
+_STATM = Path("/proc/self/statm")
+_GROUPS = Path("/sys/fs/cgroup")
+# Limit, use and figures of a container, in version 2 of control groups and in version 1.
+_VERSIONS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
+# What the system keeps of files that were read, and gives up before it refuses memory: those read
+# once and those read again. Version 1 says "total_" where groups below are counted too.
+_CACHED = {f"{total}{kind}_file" for total in ("", "total_") for kind in ("inactive", "active")}
 
 
 def free_memory() -> int | None:
@@ -41,10 +43,10 @@ def free_memory() -> int | None:
     The least of what the machine has, of what its container leaves, and of the process's own limit
     of addresses.
     """
-    found = [_of_machine(), *(_left(*group) for group in _GROUPS)]
+    found = [_of_machine(), *(_left(*(_GROUPS / name for name in names)) for names in _VERSIONS)]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        found.append(soft)
+        found.append(max(soft - _addresses(), 0))
     known = [value for value in found if value is not None]
     return min(known) if known else None
 
@@ -95,9 +97,33 @@ def _of_machine() -> int | None:
         return None
 
 
-def _left(limit: Path, used: Path) -> int | None:
-    """What a container leaves; None where there is none, or it has no limit ("max")."""
+def _left(limit: Path, used: Path, figures: Path) -> int | None:
+    """What a container leaves; None where there is none, or it has no limit ("max").
+
+    Its use counts the files that the system keeps: after gigabytes were read it is near the limit,
+    and yet nearly all of it is free.
+    """
     try:
-        return max(int(limit.read_text("ascii")) - int(used.read_text("ascii")), 0)
+        taken = int(used.read_text("ascii")) - _cached(figures)
+        return max(int(limit.read_text("ascii")) - max(taken, 0), 0)
     except (OSError, ValueError):
         return None
+
+
+def _cached(figures: Path) -> int:
+    """Bytes of files that a container keeps in memory; 0 where it does not say."""
+    try:
+        lines = [line.split() for line in figures.read_text("ascii").splitlines()]
+        found = {name: int(value) for name, value in lines if name in _CACHED}
+    except (OSError, ValueError):
+        return 0
+    below = {name: value for name, value in found.items() if name.startswith("total_")}
+    return sum((below or found).values())
+
+
+def _addresses() -> int:
+    """Bytes of addresses that this process has taken; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_text("ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

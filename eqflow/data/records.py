@@ -159,10 +159,10 @@ def accept(records: Records, on_problem: str, dimension: int | None = None) -> R
     skipped = [str(error) for _, _, error in problems]
     if len(found) == len(sizes):
         total = len(sizes) + len(records.problems)
-        first = f" The first: {skipped[0]}" if skipped else ""
+        first = f" The first: {skipped[0].removesuffix(ADVICE)}" if skipped else ""
         raise EmptyData(
             f"{records.name}: found {total} structures, {len(skipped)} of them unusable, expected "
-            f"at least 1 to be left.{first}"
+            f"at least 1 to be left.{first.rstrip()}"
         )
     kept = np.ones(len(sizes), bool)
     kept[list(found)] = False

@@ -146,7 +146,8 @@ class Flow(AbstractFlow):
             )
 
         asked = solver or self.solver
-        return checked(by, asked) if check_convergence else by(asked)
+        dtype = next(self.parameters()).dtype
+        return checked(by, asked, dtype) if check_convergence else by(asked)
 
     def draw(
         self,

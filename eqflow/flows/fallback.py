@@ -6,11 +6,14 @@ Structures that failed are solved again, each alone, by other solvers in turn:
    long, or that left the region where the field exists, are what fails most often;
 2. `radau`, after a limit of evaluations: it is implicit, and where rates are large but the solution
    is smooth it needs a few hundred where an explicit method needs tens of thousands;
-3. `dopri5` with a tenth of the tolerance, unless its steps vanished, which they do at a singularity
-   at any tolerance: where errors carried the solution over the edge of where it exists; after a
-   limit, with `MORE` times the evaluations, for fields with many kinks;
+3. `dopri5` with a tenth of the tolerance, after a state that was not finite, where numbers resolve
+   a finer one: where errors carried the solution over the edge of where it exists;
 4. `rk4` in `STEPS` steps: for fields that jump, where error control never rests, and where the
    tolerance is finer than the numbers.
+
+All attempts at one structure share `MORE` times the evaluations that were allowed to the solver
+asked for, and what they do not suffice for is not begun: where nothing helps, a structure costs at
+most that much more than its failure did.
 
 None is believed on its word. Each solves twice, the second time finer (`refined`); the finer result
 is given, with the difference of the two as its error, and counts where that is at most
@@ -29,36 +32,45 @@ import torch
 from torch import Tensor
 
 from eqflow.flows.continuous import LATENT, ContinuousFlow, Transport
-from eqflow.flows.convergence import refined
+from eqflow.flows.convergence import finest, refined
 from eqflow.flows.solver import Solver, Status
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Segments
 
-MORE = 5  # times the evaluations asked for, at most, in one attempt
+MORE = 5  # times the evaluations allowed to the solver asked for, of all attempts together
 STEPS = 400
+STAGES = 4  # of a step of rk4
 LEAST_STEPS = 25  # of an adaptive implicit method, so that it steps over nothing unseen
 # In nats and in standardised units of length, or relative to the state where that is larger.
 LARGEST_ERROR = 1e-3
 MARGIN = 4
-# An error estimate cannot be told from rounding at a tolerance below this times the resolution.
-ROUNDING = 10
 
 
 def others(asked: Solver, status: Status, dtype: torch.dtype) -> list[Solver]:
-    """What is tried after a solver failed, in its order."""
-    least = 10 * ROUNDING * torch.finfo(dtype).eps  # so that there is a finer one
+    """What is tried after a solver failed, in its order.
+
+    None is coarser than what was asked for, unless that cannot be checked in numbers of this dtype:
+    then it is as fine as can be.
+    """
+    least = 2 * finest(dtype)  # so that there is a finer one
     rtol, atol = max(asked.rtol, least), max(asked.atol, least)
     plain = Solver("dopri5", rtol, atol, LEAST_STEPS, asked.step_limit)
-    more = replace(plain, step_limit=MORE * asked.step_limit)
     tighter = replace(plain, rtol=max(rtol / 10, least), atol=max(atol / 10, least))
-    last = replace(more, method="rk4", steps=STEPS)
+    # Twice as many steps are taken to check them.
+    last = replace(plain, method="rk4", steps=STEPS, step_limit=2 * STAGES * STEPS)
     if not is_plain(asked):
         return [plain, last]
     if status is Status.STEP_LIMIT:
-        return [replace(more, method="radau"), replace(tighter, step_limit=more.step_limit), last]
-    if status is Status.NON_FINITE:
+        # Its steps are few, but each takes several evaluations.
+        return [replace(plain, method="radau", step_limit=2 * asked.step_limit), last]
+    if status is Status.NON_FINITE and tighter.rtol + tighter.atol < asked.rtol + asked.atol:
         return [tighter, last]
     return [last]
+
+
+def need(solver: Solver) -> int:
+    """How many evaluations a solver and its check are known to take, at least."""
+    return 1 if solver.is_adaptive else 3 * STAGES * solver.steps
 
 
 def is_plain(solver: Solver) -> bool:
@@ -130,11 +142,14 @@ def carry(
         alone, rows = clouds.select(chosen)
         waiting = others(solver, asked.status[cloud], x.dtype)
         is_first = True
+        left = MORE * solver.step_limit
         while waiting:
             other = waiting.pop(0)
-            finer = _finer(other, x.dtype)
-            coarse = by(other, chosen)
+            if need(other) > left:
+                continue
+            coarse = by(replace(other, step_limit=min(other.step_limit, left)), chosen)
             evaluations[cloud] += int(coarse.evaluations)
+            left -= int(coarse.evaluations)
             if coarse.status[0].failed:
                 if is_first and not is_plain(solver):
                     # How this one failed says what is worth trying.
@@ -142,8 +157,12 @@ def carry(
                 is_first = False
                 continue
             is_first = False
+            if left < 1:
+                break
+            finer = replace(refined(other, x.dtype), step_limit=left)
             fine = by(finer, chosen)
             evaluations[cloud] += int(fine.evaluations)
+            left -= int(fine.evaluations)
             if fine.status[0].failed:
                 continue
             found, allowed = _difference(flow, coarse, fine, alone, end)
@@ -163,18 +182,6 @@ def carry(
         status=tuple(status),
         solver=tuple(names),
         solver_error=error,
-    )
-
-
-def _finer(solver: Solver, dtype: torch.dtype) -> Solver:
-    """`refined`, but within the limit of evaluations and the resolution of numbers."""
-    least = ROUNDING * torch.finfo(dtype).eps
-    finer = refined(solver)
-    return replace(
-        finer,
-        rtol=max(finer.rtol, least),
-        atol=max(finer.atol, least),
-        step_limit=solver.step_limit,
     )
 
 

@@ -292,7 +292,8 @@ class MolecularFlow(AbstractMolecularFlow):
             return self._score(clouds, draws, method, seed, solver, published_actnorm, fallback)
 
         asked = solver or self.solver
-        return checked(by, asked) if check_convergence else by(asked)
+        dtype = next(self.parameters()).dtype
+        return checked(by, asked, dtype) if check_convergence else by(asked)
 
     def _score(
         self,

@@ -105,7 +105,8 @@ class Scores(Integrated):
             for a single probe, which cannot tell.
         terms: Named parts that add up to `log_prob`, each shape (B,).
         log_prob_change: By how much a finer solver changes `log_prob`, shape (B,), where that was
-            asked for; NaN where either failed. See `eqflow.flows.convergence`.
+            asked for; NaN where either failed, or numbers do not resolve a finer one. See
+            `eqflow.flows.convergence`.
     """
 
     log_prob: Tensor

@@ -52,6 +52,7 @@ class Progress:
         saved_step: Step of the newest checkpoint that was due, 0 for the start.
         good_step: Step of the newest of these from which a finite step was made.
         left_out: Training data that do not fit into memory alone, by their places.
+        not_validated: How many held-out data did not at the last validation.
     """
 
     step: int = 0
@@ -66,6 +67,7 @@ class Progress:
     saved_step: int = 0
     good_step: int = 0
     left_out: list[int] = field(default_factory=list)
+    not_validated: int = 0
 
 
 class Gradient(NamedTuple):
@@ -114,6 +116,7 @@ class AbstractTrainer(ABC, Generic[Model]):
         )
         self.best = weights_of(self.averaged)
         self.stopped = False  # whether `run` ended by a request
+        self.is_between_steps = True  # whether all is done that belongs to the last step
         self.trouble = ""  # why the last step was skipped, and of which data, for the log
         self.notices: list[str] = []  # lines for people, until someone takes them
         self._problem: EqflowError | None = None
@@ -127,6 +130,9 @@ class AbstractTrainer(ABC, Generic[Model]):
             SolverFailed: If an integration within it ended early; the step is then skipped. All
                 that is exchanged with other processes has to be exchanged before.
         """
+
+    def share_what_was_found(self) -> None:
+        """Tell the other processes, within a step, what it showed of the data."""
 
     def describe_step(self, step: int) -> str:
         """Which data a step is made of, for the log of one that was skipped."""
@@ -191,7 +197,9 @@ class AbstractTrainer(ABC, Generic[Model]):
         started, cpu_started = time.monotonic(), time.process_time()
         earlier, cpu_earlier = self.progress.seconds, self.progress.cpu_seconds
         while not self.finished():
+            self.is_between_steps = True
             figures = self.step()
+            self.is_between_steps = False
             seconds = earlier + time.monotonic() - started
             self.progress.seconds = self.processes.of_first(seconds)
             self.progress.cpu_seconds = cpu_earlier + time.process_time() - cpu_started
@@ -232,6 +240,7 @@ class AbstractTrainer(ABC, Generic[Model]):
         except SolverFailed as error:
             self._problem = error.with_traceback(None)  # which holds what the step computed
         failed = self.processes.any(found is None)
+        self.share_what_was_found()
         if found is not None and not failed and not self.processes.any(found.size > 0):
             failed = True
             self._problem = MemoryExhausted(

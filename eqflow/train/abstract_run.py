@@ -27,6 +27,7 @@ from eqflow.train.checkpoint import (
     WEIGHTS,
     newest_state,
     read_state_at,
+    read_weights,
     save_state,
     save_weights,
 )
@@ -155,6 +156,10 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         ended = self.summary().get("ended_by", "train.steps")
         return f"a larger {ended} continues it"
 
+    def has_states(self) -> bool:
+        """Whether there is anything to go on from."""
+        return any((self.folder / STATES).glob("*.pt"))
+
     def summary(self) -> dict[str, Any]:
         """The summary of the run that the folder holds; nothing where there is none."""
         try:
@@ -211,7 +216,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
             self.processes = processes
             earlier = earlier_configuration(self.folder)
             self._require_same_run(earlier)
-            if self._is_complete(earlier):
+            if self._is_complete(earlier) and self._has_whole_weights():
                 self.announce(f"{self.folder} is finished; {self.continued_by()}")
                 return True
             if self.config.train.threads is not None:
@@ -248,9 +253,14 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         def save() -> None:
             self._tell_notices(trainer)
             if self.processes.is_first:
-                good, step = trainer.progress.good_step, trainer.progress.step
+                progress = trainer.progress
                 writer.flush()
-                save_state(self.folder / STATES, step, trainer.state(), keep={good})
+                save_state(
+                    self.folder / STATES,
+                    progress.step,
+                    trainer.state(),
+                    keep={progress.good_step, progress.saved_step},
+                )
                 self._save_weights(trainer)
 
         def went_back(step: int, line: str) -> None:
@@ -262,11 +272,14 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         try:
             trainer.run(record, save, stop_requested, self._saved_state, went_back)
         except ProcessLost as lost:
-            # The weights are those of the last whole step.
-            if not trainer.weights_are_finite():
+            whole = trainer.is_between_steps and trainer.weights_are_finite()
+            if not (self.processes.is_first and whole):
+                self.note(str(lost))
                 raise
             save()
-            raise ProcessLost(f"step {trainer.progress.step:,}, which is saved: {lost}") from lost
+            told = f"stopped after step {trainer.progress.step:,}, which is saved: {lost}"
+            self.note(told)
+            raise ProcessLost(told) from lost
         finally:
             self.may_save = False
             if self.processes.is_first:
@@ -361,6 +374,15 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         same = all(before.get(key) == now[key] for key in self.duration)
         return same or self.config.train.steps <= reached
 
+    def _has_whole_weights(self) -> bool:
+        """Whether the weights of a finished run are there; else its state has to make them again."""
+        try:
+            read_weights(self.folder / WEIGHTS)
+        except CheckpointError as error:
+            self.announce(f"warning: {error} They are made again from the last state.")
+            return False
+        return True
+
     def _save_weights(self, trainer: Trained) -> None:
         statistics = self.statistics(trainer)
         save_weights(self.folder / WEIGHTS, trainer.best_model(), self.plain, statistics)
@@ -381,9 +403,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
             **figures,
         }
         if progress.skipped:
-            self.report(
-                f"{progress.skipped:,} steps had no finite loss and gradient, see metrics.csv"
-            )
+            self.report(f"{progress.skipped:,} steps were skipped, see log.txt")
         storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
         for line in lines:
             self.report(line)

@@ -206,7 +206,11 @@ class HutchPlusPlusConfig:
 class SolverConfig:
     """How the flow is integrated: in likelihood training, figures, and by default afterwards."""
 
-    method: str = leaf("dopri5", "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler")
+    method: str = leaf(
+        "dopri5",
+        "dopri5, adaptive_heun (adaptive), rk4, heun, midpoint, euler; radau (stiff equations, no "
+        "likelihood training)",
+    )
     rtol: float = leaf(1e-5, "relative tolerance; 1e-4 costs 0.5 nat a molecule in accuracy")
     atol: float = leaf(1e-5, "absolute tolerance, in units of the data's scale and in nats")
     steps: int = leaf(

@@ -26,43 +26,48 @@ OWNER = "process"
 PACKAGES = ("eqflow", "torch", "torchdiffeq", "numpy", "scipy")
 
 
-def require_possible(folder: Path) -> None:
+def require_possible(folder: Path, key: str = "run.dir") -> None:
     """Prove that a folder can be made and written, without making it.
+
+    Args:
+        folder: To be made.
+        key: That named it.
 
     Raises:
         StorageError: If it cannot.
     """
+    if problem := obstacle(folder):
+        raise StorageError(f"{key}: found {problem}; expected a folder you may write to.")
+
+
+def obstacle(folder: Path) -> str:
+    """Why a folder cannot be made and written, after its name; nothing where it can be."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         storage.require_writable(nearest)
-    except StorageError as error:
+    except StorageError:
         reason = "it is a file" if nearest.is_file() else "it cannot be written"
-        raise StorageError(
-            f"run.dir: found {folder}, but {nearest}: {reason}; expected a folder you may write to."
-        ) from error
+        return f"{folder}, but {nearest}: {reason}"
+    return ""
 
 
 @contextmanager
-def exclusive(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def exclusive(
+    folder: Path, warn: Callable[[str], None], key: str = "run.dir", doing: str = "training"
+) -> Iterator[None]:
     """Hold a run folder for this process; the system lets go of it however the process ends.
 
     Args:
         folder: Of the run.
         warn: Called with a line where the file system knows no locks.
+        key: That named the folder.
+        doing: What is done in it.
 
     Raises:
         UsageError: If another process holds it; the message names it.
     """
     path = folder / LOG
-
-    def unlocked(reason: str) -> None:
-        warn(
-            f"warning: {folder}: this file system knows no locks ({reason}): nobody else is kept "
-            "out; see to it that no other process writes there."
-        )
-
-    _require_no_link(path)
-    with storage.held(path, unlocked) as is_ours:
+    with storage.held(path, lambda reason: warn(without_locks(folder, reason))) as is_ours:
         if not is_ours:
             owners = [
                 line
@@ -71,20 +76,19 @@ def exclusive(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
             ]
             owner = owners[-1].removeprefix(OWNER).strip() if owners else "another"
             raise UsageError(
-                f"{folder}: process {owner} is training in this folder. Wait for it, stop it, or "
-                "give another run.dir."
+                f"{folder}: process {owner} is {doing} in this folder. Wait for it, stop it, or "
+                f"give another {key}."
             )
         append(path, f"{OWNER} {this_process()}\n")
         yield
 
 
-def _require_no_link(path: Path) -> None:
-    """A folder from someone else may hold a link to a file of ours, to have us write to it."""
-    if path.is_symlink():
-        raise StorageError(
-            f"{path}: found a symbolic link, expected a file: nothing is appended through links. "
-            "Delete it, or put the file itself there."
-        )
+def without_locks(path: Path, reason: str) -> str:
+    """A line for people where the file system cannot keep another process out of `path`."""
+    return (
+        f"warning: {path}: this file system knows no locks ({reason}): nobody else is kept out; "
+        "see to it that no other process writes there."
+    )
 
 
 def this_process() -> str:
@@ -98,10 +102,8 @@ def append(path: Path, text: str) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    _require_no_link(path)
     try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            file.write(text)
+        storage.append(path, text.encode("utf-8"))
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}). The last checkpoint is "

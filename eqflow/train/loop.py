@@ -59,7 +59,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         held_out = validation[: config.validation_structures]
         cut = SizeBatches(held_out.sizes, config.batch_size, 0, config.pairs)
         self.held_out = [held_out[index] for index in cut.epoch(0)]
-        self._told: set[int] = set()  # batches of these with structures too large for memory
+        self._too_large: list[int] = []  # training structures that the step showed to be so
 
     @property
     def flow(self) -> AbstractFlow:
@@ -80,8 +80,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         own = [place for place in self.processes.share(whole) if place not in self._left_out]
         total = self.processes.sums([float(len(own))])[0]
         parts, too_large = by_halves(own, lambda some: self._gradient_of(some, step, total))
-        for place in too_large:
-            self._leave_out(place)
+        self._too_large += too_large
         values: list[Tensor | None] = [None] * len(self.weights)
         terms = {"loss": 0.0}
         for _, part in parts:
@@ -107,6 +106,17 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         names = [sources[place] if sources else str(place) for place in places[:SHOWN]]
         more = f" and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
         return f"training structures {', '.join(names)}{more}"
+
+    def share_what_was_found(self) -> None:
+        """Structures too large for the memory of one process are left out by all."""
+        if not self.processes.any(bool(self._too_large)):
+            return
+        found = torch.zeros(len(self.train))
+        found[self._too_large] = 1
+        self._too_large.clear()
+        for place, times in enumerate(self.processes.sums(found.tolist())):
+            if times:
+                self._leave_out(place)
 
     def _leave_out(self, place: int) -> None:
         self.progress.left_out.append(place)
@@ -134,7 +144,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
     @torch.no_grad()
     def _loss_held_out(self) -> float:
         self.averaged.eval()
-        total = count = failures = 0.0
+        total = count = failures = left_out = 0.0
         for place, clouds in self.processes.share(list(enumerate(self.held_out))):
             try:
                 parts, too_large = by_halves(
@@ -143,16 +153,15 @@ class Trainer(AbstractTrainer[AbstractFlow]):
             except SolverFailed:
                 failures += 1
                 continue
-            if too_large and place not in self._told:
-                self._told.add(place)
-                self.notices.append(
-                    f"{len(too_large):,} validation structures of up to "
-                    f"{int(clouds.sizes[too_large].max()):,} points do not fit into memory and are "
-                    "not validated on"
-                )
+            left_out += len(too_large)
             total += sum(value for _, value in parts)
             count += sum(len(some) for some, _ in parts)
-        total, count, failures = self.processes.sums([total, count, failures])
+        total, count, failures, left_out = self.processes.sums([total, count, failures, left_out])
+        if left_out and left_out != self.progress.not_validated:
+            self.notices.append(
+                f"{left_out:,.0f} validation structures do not fit into memory and are left out"
+            )
+        self.progress.not_validated = int(left_out)
         return math.inf if failures or not count else total / count
 
     def _loss_of(self, clouds: Clouds, place: int, some: list[int]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows import Solver
-from eqflow.flows.solver import ADAPTIVE, DIFFUSION, FIXED
+from eqflow.flows.solver import ADAPTIVE, DIFFUSION, FIXED, STIFF
 from eqflow.graphs.citations import SETS
 from eqflow.train.build import chosen_device
 from eqflow.train.build_nodes import build_example
@@ -232,6 +232,11 @@ def _contradictions(config: NodeConfig) -> Iterator[str]:
     if isinstance(model, GdeConfig) and config.solver.method in DIFFUSION:
         yield (
             f"solver.method: found {config.solver.method} with model=gde, which is no diffusion, "
+            f"expected one of {', '.join((*ADAPTIVE, *FIXED))}."
+        )
+    if config.solver.method in STIFF and isinstance(model, (DiffusionModelConfig, GdeConfig)):
+        yield (
+            f"solver.method: found {config.solver.method}, which gives no gradients to train by, "
             f"expected one of {', '.join((*ADAPTIVE, *FIXED))}."
         )
     weights = asdict(config.regularisation)

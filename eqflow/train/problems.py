@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from eqflow import rng
 from eqflow.chem.elements import atomic_number
 from eqflow.errors import UnknownElement, UsageError
+from eqflow.flows.solver import ADAPTIVE, FIXED, STIFF
 from eqflow.nn.irreps_field import LARGEST_ORDER
 from eqflow.targets import target_by_name
 from eqflow.targets.names import TARGETS
@@ -121,6 +122,13 @@ def _choices(config: Config) -> Iterator[str]:
         lambda: build_objective(config),
         lambda: chosen_device(config.train.device),
     ]
+    if config.solver.method in STIFF and isinstance(config.objective, MaximumLikelihoodConfig):
+        yield (
+            f"solver.method: found {config.solver.method} with objective=maximum_likelihood, which "
+            f"needs gradients that it does not give, expected one of "
+            f"{', '.join((*ADAPTIVE, *FIXED))}. Where a trained run is stiff, sample and score "
+            "take it."
+        )
     if not any(line.startswith("model.") for line in _ranges(config)):
         dimension = max(config.data.dimension, 1)
         builders.append(lambda: build_example(config.model, dimension))

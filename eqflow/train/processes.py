@@ -184,12 +184,22 @@ def joined(wait_minutes: float) -> Iterator[Processes]:
 
 
 def local_device(device: torch.device, processes: Processes) -> torch.device:
-    """The GPU of this process where several share a machine's, each its own."""
-    if device.type != "cuda" or device.index is not None or processes.count == 1:
+    """The GPU of this process where several share a machine's, each its own.
+
+    Raises:
+        UsageError: If there are not enough, or all are told to take the same.
+    """
+    if device.type != "cuda" or processes.count == 1:
         return device
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if device.index is not None or place >= there:
+        found = f"{device} for each" if device.index is not None else f"{there} GPUs"
+        raise UsageError(
+            f"train.device: found {found} of {processes.count} processes, expected a GPU for each "
+            "process of a machine. Say train.device=cuda and start as many as there are GPUs."
+        )
     torch.cuda.set_device(place)
-    return place
+    return torch.device("cuda", place)
 
 
 def _together(exchange: Callable[[], object]) -> None:

@@ -19,16 +19,20 @@ def earlier_configuration(folder: Path) -> dict[str, Any] | None:
         CheckpointError: If there is a file of that name that is none.
     """
     path = folder / CONFIG
+    advice = (
+        "Where the run is of this command, delete the file: the same command writes it again and "
+        "goes on. Else give another run.dir."
+    )
     if not path.is_file():
         return None
     try:
         earlier = yaml_of(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{error} Give another run.dir.") from error
+        raise CheckpointError(f"{error} {advice}") from error
     if not isinstance(earlier, dict):
+        found = "an empty file" if earlier is None else type(earlier).__name__
         raise CheckpointError(
-            f"{path}: found {type(earlier).__name__}, expected the configuration of a run. "
-            "Give another run.dir."
+            f"{path}: found {found}, expected the configuration of a run. {advice}"
         )
     return earlier
 

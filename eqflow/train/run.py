@@ -111,12 +111,16 @@ class Run(AbstractRun[Config, Trainer]):
     def final_figures(self, trainer: Trainer) -> tuple[dict[str, Any], list[str]]:
         """Likelihoods of held-out structures and what draws are like, where asked for."""
         figures: dict[str, Any] = {"data_cpu_seconds": round(self.data_seconds, 2)}
-        if too_large := trainer.progress.left_out:
-            figures["left_out"] = len(too_large)
-            self.skipped.append(
-                f"{len(too_large):,} training structures that do not fit into memory, of up to "
-                f"{int(self.dataset.parts['train'].sizes[too_large].max()):,} points"
+        progress, skipped = trainer.progress, []
+        if progress.left_out:
+            figures["left_out"] = len(progress.left_out)
+            sizes = self.dataset.parts["train"].sizes[progress.left_out]
+            skipped.append(
+                f"{len(progress.left_out):,} training structures, of up to {int(sizes.max()):,} "
+                "points"
             )
+        if progress.not_validated:
+            skipped.append(f"{progress.not_validated:,} validation structures")
         most = self.config.train.final_structures
         if most:
             is_drawn = isinstance(trainer.flow, MaskedMolecularFlow)
@@ -125,8 +129,11 @@ class Run(AbstractRun[Config, Trainer]):
             divergence = build_divergence(self.config.divergence)
             flow = trainer.best_flow()
             figures |= final_figures(flow, self.dataset, divergence, most, self.config.seed)
-        lines = [f"left out: {self.skipped[-1]}"] if too_large else []
-        return figures, [*lines, *(_line(figures, name) for name in SHOWN if name in figures)]
+            if figures["too_large"]:
+                skipped.append(f"{figures['too_large']:,} structures of the final figures")
+        skipped = [f"left out, as they do not fit into memory: {line}" for line in skipped]
+        self.skipped += skipped
+        return figures, [*skipped, *(_line(figures, name) for name in SHOWN if name in figures)]
 
     def _announce_data(self) -> None:
         """Say so where getting the structures takes long."""

@@ -108,8 +108,8 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path, capsys: 
     ("change", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:2000]), "damaged file"),
-        (lambda path: path.write_bytes(b""), "damaged file"),
-        (lambda path: path.write_text("<!doctype html>"), "damaged file"),
+        (lambda path: path.write_bytes(b""), "empty file"),
+        (lambda path: path.write_text("<!doctype html>"), "web page"),
         (lambda path: path.unlink(), "no such file"),
         (lambda path: np.savez(path, x=np.zeros(3)), "expected the published flow"),
         (lambda path: np.savez(path, **{"flow.x": np.array(["text"])}), "expected numbers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,18 @@ from eqflow.cli.growing import GrowingArrays, GrowingText, Tally
 from eqflow.cli.journal import Journal, journal_of
 from eqflow.cli.main import main
 from eqflow.data import encoded, read
-from eqflow.errors import DataError, UsageError
+from eqflow.errors import DataError, StorageError, UsageError
 from eqflow.flows import Flow
 from eqflow.geometry import Clouds
 
 SEED = {"verb": "sample", "seed": 3}
 
 Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _reports_of_crashes_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
 
 
 def kept(out: Path, count: int, identity: dict[str, object] = SEED) -> Path:
@@ -257,6 +263,82 @@ def test_arrays_noted_but_not_written_are_drawn_again(
     assert out.read_bytes() == encoded(triangles(4), out)
 
 
+@pytest.mark.parametrize("before", [None, b"of last year"])
+def test_arrays_that_somebody_put_where_the_first_were_due_are_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    out = tmp_path / "s.npz"
+    if before is not None:
+        out.write_bytes(before)
+    with monkeypatch.context() as patch, growing(out) as file:
+        file.add(triangles(2), Tally(1, 2))
+        patch.setattr("eqflow.storage.write_bytes", killed)
+        with pytest.raises(SystemExit):
+            file.save()
+    out.write_bytes(b"mine")
+    with pytest.raises(DataError, match="found another content"), growing(out):
+        pass
+    assert out.read_bytes() == b"mine"
+    out.write_bytes(before or b"")
+    if before is None:
+        out.unlink()
+    with growing(out) as file:  # as it was: nothing of this command is in it
+        assert file.done.batches == 0
+        file.add(triangles(2), Tally(1, 2))
+        file.save()
+    assert out.read_bytes() == encoded(triangles(2), out)
+    changed = b"of this year"
+    out.write_bytes(changed)
+    with pytest.raises(DataError, match="found another content"), growing(out):
+        pass
+    assert out.read_bytes() == changed
+
+
+@pytest.mark.parametrize("ending", [".extxyz", ".npz"])
+def test_a_link_is_replaced_first_and_one_put_there_later_is_not_followed(
+    tmp_path: Path, ending: str
+) -> None:
+    out, victim = tmp_path / f"s{ending}", tmp_path / f"victim{ending}"
+    victim.write_bytes(b"theirs")
+    out.symlink_to(victim)
+    with growing(out) as file:
+        file.add(triangles(2), Tally(1, 2))
+        file.save()
+    assert victim.read_bytes() == b"theirs"
+    assert not out.is_symlink()
+    whole = out.read_bytes()
+    victim.write_bytes(whole + b"theirs" * (ending == ".extxyz"))
+    before = victim.read_bytes()
+    out.unlink()
+    out.symlink_to(victim)
+    if ending == ".extxyz":
+        with pytest.raises(StorageError, match="found a symbolic link"), growing(out):
+            pass
+    else:
+        with growing(out) as file:
+            file.add(triangles(2, 2), Tally(1, 2))
+            file.save()
+        assert out.read_bytes() == encoded(triangles(4), out)
+    assert victim.read_bytes() == before
+
+
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s.extxyz"
+    with growing(out) as file:
+        file.add(triangles(2), Tally(1, 2))
+    out.unlink()
+    os.mkfifo(out)
+    with pytest.raises(DataError, match="found another content"), growing(out):
+        pass
+    journal_of(out).unlink()
+    os.mkfifo(journal_of(out))
+    with pytest.raises(StorageError, match="found a pipe"), growing(out):
+        pass
+
+
 # The verbs.
 
 
@@ -305,6 +387,18 @@ def test_a_command_with_other_weights_draws_or_data_does_not_go_on(
     assert not journal_of(out).exists()
     assert main(words) == 0
     assert "goes on" not in capsys.readouterr().out
+
+
+def test_an_output_named_like_our_temporary_files_goes_on_as_any_other(
+    run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "eqflow-samples.extxyz"
+    words = ["sample", f"run={run}", f"out={out}", "n=6", "batch=2", "device=cpu"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, "draw", 1)
+        assert main(words) == 1
+    assert main(words) == 0
+    assert "goes on after 2 structures" in capsys.readouterr().out
 
 
 def test_scores_go_on_with_rows_of_all_kinds(
@@ -380,7 +474,8 @@ def test_halved_batches_keep_the_make_up_that_was_drawn(
     assert torch.equal(halved.numbers, whole.numbers)
     assert not torch.equal(halved.x, whole.x)
     assert (tmp_path / "halved.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count("did not fit into memory together, and were drawn in parts: 2 batches") == 2
     little_memory(monkeypatch, "draw", lambda sizes: max(sizes) < 3)
     assert main([*words, f"out={tmp_path / 'small.npz'}"]) == 7
     small, lost = read(tmp_path / "small.npz"), (whole.sizes == 3).nonzero().squeeze(1).tolist()
@@ -398,6 +493,7 @@ def test_halved_batches_have_the_scores_of_the_whole(
     np.savez(tmp_path / "d.npz", x=x, ptr=np.concatenate([[0], np.cumsum(sizes)]))
     words = ["score", f"run={run}", f"data.path={tmp_path / 'd.npz'}", "divergence=exact"]
     assert main([*words, f"out={tmp_path / 'whole.csv'}"]) == 0
+    assert "in parts" not in capsys.readouterr().out
     little_memory(monkeypatch, "score", lambda sizes: sum(sizes) < 9)
     assert main([*words, f"out={tmp_path / 'halved.csv'}"]) == 7
     whole, halved = (
@@ -412,7 +508,31 @@ def test_halved_batches_have_the_scores_of_the_whole(
             assert cells[2] == "nan"
         else:
             assert float(cells[2]) == pytest.approx(float(numbers_[2]), rel=1e-5)
-    assert "structure 2 of 9 points does not fit into memory" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "structure 2 of 9 points does not fit into memory" in said
+    assert "did not fit into memory together, and were scored in parts: 1 batch;" in said
+
+
+@pytest.mark.parametrize("verb", ["sample", "score"])
+def test_a_command_that_goes_on_tells_of_batches_halved_before(
+    run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr("eqflow.cli.score.BATCH", 2)
+    words = [verb, f"run={run}", f"out={tmp_path / 's.csv'}"]
+    words += [f"data.path={tiny.particles(tmp_path / 'd.npy', count=6)}"]
+    if verb == "sample":
+        words = ["sample", f"run={run}", f"out={tmp_path / 's.xyz'}", "n=6", "batch=2"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, {"sample": "draw", "score": "score"}[verb], 3)  # halves, and one whole
+        tries = iter(range(100))
+        name = {"sample": "draw", "score": "score"}[verb]
+        little_memory(patch, name, lambda sizes: next(tries) > 0)
+        assert main(words) == 1
+    capsys.readouterr()
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "goes on after 4 structures" in said
+    assert re.search(r"together, and were \w+ in parts: 1 batch;", said)
 
 
 def test_an_entry_is_plain_json_with_its_checksum(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from eqflow.chem.workers import Worker
+from eqflow.cli.main import main
 from eqflow.cli.signals import Received, Signals, exit_code_of
 
 BOTH = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -39,6 +40,26 @@ def test_where_nothing_can_be_saved_the_first_leaves_at_once(
     with Signals("this step", lambda: False) as signals, pytest.raises(KeyboardInterrupt) as caught:
         signal.raise_signal(number)
     assert signals.code() == exit_code_of(getattr(caught.value, "number", None)) == code
+
+
+@BOTH
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], []])
+def test_a_signal_outside_of_any_verb_ends_with_one_line(
+    number: signal.Signals,
+    code: int,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def received(*_: object) -> str:
+        raise Received(number)
+
+    monkeypatch.setattr("eqflow.cli.main.overview", received)
+    monkeypatch.setattr("eqflow.cli.main.help_of", received)
+    assert main(words) == code
+    start = " ".join(["eqflow", *words[:1]])
+    how = "terminated" if code == 143 else "interrupted"
+    assert capsys.readouterr().err == f"{start}: {how}\n"
 
 
 def test_in_another_thread_nothing_is_changed() -> None:

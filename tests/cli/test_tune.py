@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from eqflow.cli.compose import composed, configs_folder, options_of_train, train
 from eqflow.cli.main import main
 from eqflow.cli.search_space import Choices, Range, parsed
 from eqflow.errors import NumericalError, UsageError
+from eqflow.train.folder import exclusive
 from eqflow.train.node_loop import NodeTrainer
 from eqflow.train.tasks import run_of
 
@@ -135,6 +137,42 @@ def test_killed_within_a_trial_a_search_ends_the_same(
     assert len(rows(folder)) == 1
     assert search(data, folder) == 0
     assert rows(folder) == rows(whole)
+
+
+def test_killed_between_the_study_and_its_files_a_search_ends_the_same(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, written = tmp_path / "killed", iter(range(1, 100))
+    write = tune.Search._write
+
+    def killed(self: tune.Search) -> None:
+        if next(written) == 3:  # the last trial
+            raise KeyboardInterrupt
+        write(self)
+
+    monkeypatch.setattr(tune.Search, "_write", killed)
+    assert search(data, folder) == 130
+    monkeypatch.undo()
+    assert len(rows(folder)) == 2
+    assert search(data, folder) == 0
+    for name in ("trials.csv", "best.yaml"):
+        assert (folder / name).read_text() == (whole / name).read_text()
+
+
+def test_a_folder_in_use_or_in_the_way_is_named_by_its_key(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    with exclusive(folder, print):
+        assert search(data, folder) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"process \d+ on \S+ is tuning in this folder\. .* give another dir\.", said)
+    (tmp_path / "file").write_text("")
+    assert search(data, tmp_path / "file" / "search") == 6
+    said = capsys.readouterr().err
+    assert "tune: dir: found" in said
+    assert "run.dir" not in said
 
 
 def test_another_search_in_the_folder_is_refused(data: Path, whole: Path, capsys: Captured) -> None:

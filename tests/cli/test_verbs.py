@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 from eqflow import __version__
 from eqflow.cli.compose import experiments, keys
 from eqflow.cli.main import VERBS, main
+from eqflow.cli.score import _of_convergence
 from eqflow.data import read
 
 WATER = "3\nwater\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
@@ -196,6 +199,19 @@ def test_an_unknown_ending_is_refused_before_the_run_is_read(
     assert sample(tmp_path / "no run", tmp_path / "new" / name) == 2
     assert ".extxyz" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_read_is_not_written(
+    molecular: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    mine = tmp_path / "mine.extxyz"
+    assert sample(molecular, mine, "n=3") == 0
+    before = mine.read_bytes()
+    assert sample(molecular, tmp_path / "." / "mine.extxyz", f"like={mine}") == 2
+    assert "which is read as like" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert sample(molecular, mine, "n=2") == 0
+    assert f"{mine} is there already, and is replaced" in capsys.readouterr().out
 
 
 def test_npy_cannot_hold_several_sizes(molecular: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -403,6 +419,36 @@ def test_structures_whose_integration_fails_are_marked(
     assert score(planar, data, tmp_path / "s.csv", *words) == 4
     assert {row["status"] for row in rows(tmp_path / "s.csv")} == {"step_limit"}
     assert "failed: 3 structures" in capsys.readouterr().out
+
+
+def test_convergence_is_told_with_how_many_it_is_known_of(
+    planar: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    data = tiny.particles(tmp_path / "d.npy", count=3)
+    assert score(planar, data, tmp_path / "s.csv", "convergence=true") == 0
+    assert re.search(r"in the mean over 3 structures, each by at most", capsys.readouterr().out)
+    words = ["convergence=true", "fallback=false", "solver.method=dopri5", "solver.step_limit=1"]
+    assert score(planar, data, tmp_path / "s.csv", *words) == 4
+    assert "convergence: unknown for all 3 structures" in capsys.readouterr().out
+    nan = math.nan
+    line = _of_convergence(torch.tensor([nan, 0.25, -0.75, nan, 0.0, math.inf]))
+    assert "-0.17 nats in the mean over 3 structures, each by at most 0.75; unknown for 3" in line
+    assert "notice: 2 of 3 by more than 0.01" in line
+    assert "unknown" not in _of_convergence(torch.tensor([0.25]))
+
+
+def test_a_path_that_is_no_utf8_is_spelled_out_in_the_column_of_sources(
+    planar: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / os.fsdecode(b"d\xff \xc3\xa4.xyz")
+    try:
+        data.write_text("3\n\nO 0 0 0\nH 0 1 0\nH 1 0 0\n")
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 only")
+    out = tmp_path / "s.csv"
+    assert score(planar, data, out) == 0
+    (row,) = rows(out)  # read as UTF-8
+    assert row["source"] == f"{tmp_path}/d\\udcff ä.xyz:1"
 
 
 # check

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import finish, start
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -27,6 +28,86 @@ def test_free_memory_is_no_more_than_the_machine_and_its_container_have() -> Non
     free = limits.free_memory()
     assert free is not None
     assert 0 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def container(folder: Path, version: int, limit: int | str, used: int, **figures: int) -> Path:
+    """The files of control groups in which a container's limit and use stand."""
+    if version == 2:
+        names, total = ("memory.max", "memory.current", "memory.stat"), ""
+    else:
+        folder, total = folder / "memory", "total_"
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    folder.mkdir(parents=True)
+    lines = [f"{total}{name} {value}" for name, value in figures.items()]
+    if total:  # what the group keeps itself, without those below it
+        lines = [*(f"{name} 7" for name in figures), *lines]
+    texts = (str(limit), str(used), "\n".join(lines))
+    for name, text in zip(names, texts, strict=True):
+        (folder / name).write_text(text + "\n")
+    return folder if version == 2 else folder.parent
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_that_a_container_keeps_in_memory_do_not_count_as_taken(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 40_000  # so little that the machine has more
+    np.save(tmp_path / "a.npy", np.zeros((10, 100, 3)))
+    np.savez(tmp_path / "a.npz", x=np.zeros((1000, 3)), ptr=np.array([0, 1000]))
+    kinds = {"anon": 9000, "inactive_file": 29_000, "active_file": 1500, "slab": 100}
+    cases = {
+        "full of files": (size, 39_900, kinds, 30_600),
+        "full of a program's memory": (size, 39_900, {"anon": 39_000, "inactive_file": 400}, 500),
+        "without figures": (size, 39_900, {}, 100),
+        "more than its limit": (size, 50_000, {"anon": 50_000}, 0),
+        "files of another moment": (size, 100, kinds, size),
+    }
+    for name, (limit, used, figures, left) in cases.items():
+        folder = container(tmp_path / name, version, limit, used, **figures)
+        monkeypatch.setattr(limits, "_GROUPS", folder)
+        assert limits.free_memory() == left, name
+        for file in ("a.npy", "a.npz"):
+            if left > 25_000:
+                assert len(read(tmp_path / file)) > 0
+            else:
+                with pytest.raises(DataError, match="of memory that are free"):
+                    read(tmp_path / file)
+    monkeypatch.setattr(limits, "_GROUPS", container(tmp_path / "none", version, "max", 9, anon=9))
+    assert (limits.free_memory() or 0) > 10 * size
+
+
+def test_addresses_that_a_process_has_taken_are_not_free_under_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft, page = 10_000_000, os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (soft, soft))
+    monkeypatch.setattr(limits, "_STATM", tmp_path / "statm")
+    assert limits.free_memory() == soft  # the system does not say
+    (tmp_path / "statm").write_text("1000 200 50 1 0 800 0\n")
+    assert limits.free_memory() == soft - 1000 * page
+    (tmp_path / "statm").write_text(f"{soft} 200 50 1 0 800 0\n")
+    assert limits.free_memory() == 0
+
+
+@pytest.mark.slow
+def test_under_a_real_limit_of_addresses_a_process_may_take_what_is_said_to_be_free() -> None:
+    program = (
+        "import resource, numpy as np\n"
+        "from eqflow.data.limits import _addresses, free_memory\n"
+        "taken = _addresses()\n"
+        "assert taken > 10_000_000, taken\n"
+        "limit = taken + 300_000_000\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "free = free_memory()\n"
+        "assert 200_000_000 < free <= 300_000_000, free\n"
+        "np.ones(free - 20_000_000, np.uint8)\n"
+        "try:\n"
+        "    np.ones(free + 20_000_000, np.uint8)\n"
+        "except MemoryError:\n"
+        "    print('no more')\n"
+    )
+    code, out, err = finish(start([], program=["-c", program]))
+    assert (code, out, err) == (0, "no more\n", "")
 
 
 def test_arrays_beyond_the_free_memory_are_refused_before_they_are_made(

@@ -204,7 +204,7 @@ BROKEN = {
         ),
         ("structure of 18446744073709551615 points",),
     ),
-    "a flat array of other points": Broken("a.npy", mutations.npy_bytes(np.zeros((4, 7))), ("7",)),
+    "an array without points": Broken("a.npy", mutations.npy_bytes(np.zeros(7)), ("(7,)",)),
     "a folder of nothing": Broken("a", _folder(), ("folder of 0 files",)),
     "a folder of others": Broken("a", _folder(notes_txt="x"), (".txt", "at least one file")),
     "one bad file in a folder": Broken(

@@ -13,7 +13,7 @@ stands there as failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,13 @@ class Fault(NamedTuple):
     result: str
 
 
+class Seen(NamedTuple):
+    """What came of a test."""
+
+    times: int
+    failed: bool
+
+
 @pytest.fixture
 def injected(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Call it each time the fault of the test's mark is injected."""
@@ -76,40 +83,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append((KEY, [row, what, result]))
 
 
-@pytest.hookimpl(trylast=True)
+# What was seen of each test, by its name: with workers too, where the table is written.
+_OUTCOMES: dict[str, set[str]] = {}
+_PROPERTIES: dict[str, list[tuple[str, object]]] = {}
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # Both with and without workers, this runs where the table is written.
-    if report.when == "teardown" or (report.when == "setup" and report.failed):
-        _REPORTS.append(report)
-    elif report.when == "call" and not report.passed:
-        _NOT_PASSED.add((report.nodeid, report.outcome))
-
-
-_REPORTS: list[pytest.TestReport] = []
-_NOT_PASSED: set[tuple[str, str]] = set()
+    _OUTCOMES.setdefault(report.nodeid, set()).add(f"{report.when} {report.outcome}")
+    _PROPERTIES[report.nodeid] = report.user_properties
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption("--fault-table", default=None)
     if path is None or hasattr(session.config, "workerinput"):
         return
-    lines: dict[Fault, list[tuple[int, bool]]] = {}
-    for report in _REPORTS:
-        properties = report.user_properties
-        times = sum(int(str(value)) for key, value in properties if key == "injected")
-        skipped = (report.nodeid, "skipped") in _NOT_PASSED
-        failed = report.failed or (report.nodeid, "failed") in _NOT_PASSED
-        for key, value in properties:
-            if key == KEY and not skipped:
-                fault = Fault(*value)  # type: ignore[misc]
-                lines.setdefault(fault, []).append((times or 1, failed))
+    lines: dict[Fault, list[Seen]] = {}
+    for name, outcomes in _OUTCOMES.items():
+        seen = seen_of(outcomes, _PROPERTIES[name])
+        for key, value in _PROPERTIES[name]:
+            if key == KEY:
+                lines.setdefault(Fault(*value), []).append(seen)  # type: ignore[misc]
     page = Path(path).read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     Path(path).write_text(f"{before}{BEGIN}\n\n{table(lines)}\n{END}{after}", encoding="utf-8")
 
 
-def table(lines: dict[Fault, list[tuple[int, bool]]]) -> str:
+def seen_of(outcomes: set[str], properties: Sequence[tuple[str, object]]) -> Seen:
+    """What came of a test: how often its fault was injected, and whether it failed.
+
+    A test that was skipped, in its setup too, injected nothing; one that does not count did so
+    once, if it came to its end.
+    """
+    failed = any(outcome.endswith("failed") for outcome in outcomes)
+    counted = [int(str(value)) for key, value in properties if key == "injected"]
+    if counted:
+        return Seen(counted[-1], failed)
+    return Seen(int("call passed" in outcomes), failed)
+
+
+def table(lines: dict[Fault, list[Seen]]) -> str:
     """Markdown with a line a fault, those of one row together."""
     text = [
         "| | fault | injected | times | what comes of it |",
@@ -119,9 +132,10 @@ def table(lines: dict[Fault, list[tuple[int, bool]]]) -> str:
         for place, (fault, found) in enumerate(
             (fault, found) for fault, found in sorted(lines.items()) if fault.row == row
         ):
-            times = sum(count for count, _ in found)
-            wrong = sum(failed for _, failed in found)
-            result = f"**{wrong} tests failed**" if wrong else fault.result
+            times = sum(seen.times for seen in found)
+            wrong = sum(seen.failed for seen in found)
+            result = fault.result if times else "not injected here: the system does not permit it"
+            result = f"**{wrong} tests failed**" if wrong else result
             first = (f"{row}", name) if place == 0 else ("", "")
             text.append(f"| {first[0]} | {first[1]} | {fault.what} | {times:,} | {result} |")
     return "\n".join(text) + "\n"

@@ -102,8 +102,10 @@ def watch(points: Points) -> None:
                 return original(path, *more, **options)
             shown = os.path.abspath(more[0]) if name in ("replace", "rename") else place
             points.reached(f"before {name}", shown)
+            is_there = name == "open" and os.path.lexists(place)
             result = original(path, *more, **options)
-            points.event(name, place, *([shown] if shown != place else []))
+            if not is_there:
+                points.event(name, place, *([shown] if shown != place else []))
             points.reached(f"after {name}", shown)
             return result
 

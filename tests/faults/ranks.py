@@ -7,7 +7,12 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from processes import environment, start
+
+from eqflow.flows import AbstractObjective
+from eqflow.flows.continuous import ContinuousFlow
+from eqflow.flows.objectives import Batch, Loss
 
 
 def free_port() -> int:
@@ -34,6 +39,32 @@ Trainer._gradient_of = failing
 from eqflow.cli.main import main
 sys.exit(main())
 """
+
+# Takes five steps of an objective that draws nothing, and prints the weights.
+STEPS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import tiny
+from faults.ranks import Fixed
+from eqflow.train.processes import joined
+
+with joined(1.0) as processes:
+    trainer = tiny.trainer(batch_size=5)
+    trainer.processes, trainer.objective = processes, Fixed()
+    for _ in range(5):
+        figures = trainer.step()
+    print(json.dumps([figures["loss"], *(w.tolist() for w in trainer.flow.state_dict().values())]))
+"""
+
+
+class Fixed(AbstractObjective):
+    """The mean square of the velocity at one time: the same however a batch is shared."""
+
+    def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
+        t = torch.full((batch.clouds.count,), 0.5)
+        v = flow.velocity(t, batch.x, batch.clouds, batch.context)
+        loss = batch.clouds.sum(v.square().sum(-1)).mean()
+        return Loss(loss, {"loss": float(loss.detach())})
 
 
 def start_all(words: Sequence[str], count: int, **options: Any) -> list[subprocess.Popen[str]]:

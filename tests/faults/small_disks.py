@@ -7,11 +7,12 @@ which nobody else sees. Everything is imported once, and each run is forked.
 
 The words of `first` are run before all, beside the disk. Each of `runs` says `options` of the
 mount, the `words`, with `{disk}` in them, and whether the same words are to be run `again` after
-there is space. A line is printed for each.
+there is space; of an output that is no run folder, its name as `file`. A line is printed for each.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import resource
 import subprocess
@@ -27,6 +28,10 @@ def limited(words: list[str], printed: Path, limit: int | None) -> int:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return run(words, printed)
+
+
+def content_of(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode() if path.exists() else ""
 
 
 def main() -> None:
@@ -51,14 +56,19 @@ def main() -> None:
         fact: dict[str, Any] = {"code": code, "printed": printed.read_text()}
         fact["left"] = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
         folder = place / "run"
+        if one.get("file"):
+            fact["content"] = content_of(place / one["file"])
         if one.get("again"):
-            fact |= state_of(folder)
+            fact |= {} if one.get("file") else state_of(folder)
             if one.get("options"):
                 larger = "remount,size=64m,nr_inodes=10000"
                 subprocess.run(["mount", "-o", larger, disk], check=True)
             fact["again"] = in_child(lambda words=words: run(words, printed))
             fact["printed again"] = printed.read_text()
-            if fact["again"] == 0:
+            if one.get("file"):
+                fact["end"] = content_of(place / one["file"])
+                fact["names"] = sorted(path.name for path in place.iterdir())
+            elif fact["again"] == 0:
                 fact["end"] = ended(folder)
             fact["strays"] = [str(path) for path in place.rglob(".eqflow-*")]
         if one.get("options"):

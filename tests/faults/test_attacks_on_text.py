@@ -335,6 +335,40 @@ def test_nothing_is_written_through_a_link(
 
 
 @pytest.mark.fault(
+    4,
+    "a link or a pipe in place of the journal of `sample` or `score`, or of a run's log",
+    "refused by its name, exit 6; nothing outside is changed, nothing waits",
+)
+def test_nothing_is_written_through_a_link_beside_an_output(
+    base: Path, tmp_path: Path, capsys: Captured, injected: Injected
+) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("theirs")
+    sample = ["sample", f"run={base / 'run'}", "n=2", f"out={tmp_path / 's.extxyz'}"]
+    score = ["score", f"run={base / 'run'}", f"data.path={base / 'data.npy'}"]
+    score += [f"out={tmp_path / 's.csv'}"]
+    train = tiny.words(base / "data.npy", tmp_path / "new")
+    (tmp_path / "new").mkdir()
+    for words, path in (
+        (sample, tmp_path / ".s.extxyz.journal"),
+        (score, tmp_path / ".s.csv.journal"),
+        (train, tmp_path / "new" / "log.txt"),
+    ):
+        for plant, said in (
+            (lambda path: path.symlink_to(outside), "found a symbolic link"),
+            (lambda path: path.symlink_to(tmp_path / "not there"), "found a symbolic link"),
+            (os.mkfifo, "found a pipe"),
+        ):
+            plant(path)
+            assert main(words) == 6
+            assert f"{path}: {said}" in capsys.readouterr().err
+            path.unlink()
+            injected()
+    assert outside.read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "outside.txt"]
+
+
+@pytest.mark.fault(
     4, "a link in place of the folder of states", "only states are deleted where it leads"
 )
 def test_files_of_others_stay_where_states_are_kept(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import time
@@ -15,6 +16,7 @@ import torch
 from processes import eqflow, finish, start, wait_for
 
 from eqflow.train import load
+from eqflow.train.checkpoint import newest_state
 
 # A learning rate far too large for maximum likelihood: trial steps of the solver are not finite.
 UNSTABLE = [
@@ -58,8 +60,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.fault(
     7,
     "losses that are not finite, ten in a row, by a learning rate far too large",
-    "such steps change nothing, the log names their structures; the run returns to its last good "
-    "state at half the rate, and ends",
+    "the log names their structures; the run returns to its last good state at half the rate, and "
+    "ends with finite weights",
 )
 def test_a_run_returns_to_good_weights_and_ends(
     whole: Path, data: Path, injected: Callable[[], None]
@@ -74,6 +76,44 @@ def test_a_run_returns_to_good_weights_and_ends(
     assert all(bool(value.isfinite().all()) for value in tensors(whole).values())
     rates = [float(row.split(",")[2]) for row in _rows(whole)]
     assert rates[-1] == pytest.approx(3 * 0.5 ** len(returns), rel=0.02)
+
+
+@pytest.mark.fault(
+    7,
+    "a loss and a gradient that are not finite, five steps in a row",
+    "the log says loss, norm and structures of each; weights, average and optimiser stay bitwise",
+)
+def test_a_skipped_step_is_told_with_its_numbers_and_changes_nothing(
+    data: Path, tmp_path: Path, injected: Callable[[], None]
+) -> None:
+    folder = tmp_path / "run"
+    words = [*HOPELESS, "train.checkpoint_every=1", "train.validate_every=100"]
+    states = []
+    for steps in (1, 6):  # the first step is finite, and far too large
+        assert tiny.train(data, folder, *words, f"train.steps={steps}") == 0
+        states.append(newest_state(folder / "checkpoints", print))
+    before, after = states
+    assert before is not None
+    assert after is not None
+    assert (before["progress"]["skipped"], after["progress"]["skipped"]) == (0, 5)
+    assert (before["progress"]["step"], after["progress"]["step"]) == (1, 6)
+    compared = 0
+    for part in ("weights", "average", "best"):
+        assert before[part].keys() == after[part].keys()
+        for name, value in before[part].items():
+            assert torch.equal(value, after[part][name]), (part, name)
+            compared += 1
+    for place, values in before["optimizer"]["state"].items():
+        for name, value in values.items():
+            found = after["optimizer"]["state"][place][name]
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(found)), (place, name)
+            compared += 1
+    assert compared > 50
+    log = (folder / "log.txt").read_text()
+    for step in range(2, 7):
+        line = rf"step {step} skipped: loss \S+, gradient_norm (inf|nan); training structures "
+        assert len(re.findall(line + re.escape(f"{data}#"), log)) == 1
+        injected()
 
 
 def _rows(folder: Path) -> list[str]:
@@ -108,6 +148,7 @@ def test_killed_around_a_return_a_run_ends_the_same(
     assert tiny.without_seconds(first) == tiny.without_seconds(second)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     7,
     "losses that are never finite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -122,6 +123,50 @@ def test_a_disk_that_fills_while_a_run_trains_loses_nothing(
 
 
 @NEEDS_MOUNT
+@pytest.mark.timeout(900)
+@pytest.mark.fault(
+    6,
+    "the disk is full while `sample` adds a batch to its file or its journal",
+    "exit 6, the file holds whole records; with space the same command ends bitwise the same",
+)
+@pytest.mark.parametrize(
+    "sizes",
+    [(16, 24, 36), pytest.param(range(12, 76, 4), marks=pytest.mark.slow)],
+    ids=["some", "many"],
+)
+def test_a_disk_that_fills_while_structures_are_added_leaves_whole_records(
+    data: Path, tmp_path: Path, sizes: Sequence[int], injected: Callable[[], None]
+) -> None:
+    run = tmp_path / "run"
+    assert tiny.train(data, run, *SHORT) == 0
+    words = ["sample", f"run={run}", "n=600", "batch=60", "out={disk}/s.extxyz", "device=cpu"]
+    runs = [
+        {"options": options, "words": words, "again": True, "file": "s.extxyz"}
+        for options in ("size=64m", *(f"size={size}k" for size in sizes))
+    ]
+    whole, *facts = outcomes(tmp_path, runs, [words])
+    assert whole["code"] == 0, whole["printed"]
+    complete = base64.b64decode(whole["content"])
+    record = len(complete.splitlines()) // 600
+    full = [fact for fact in facts if fact["code"] != 0]
+    assert len(full) > len(facts) // 2
+    lengths = set()
+    for fact in full:
+        assert_told(fact)
+        content = base64.b64decode(fact["content"])
+        assert complete.startswith(content)
+        assert content.count(b"\n") % (60 * record) == 0
+        lengths.add(len(content))
+        injected()
+    assert max(lengths) > len(complete) // 4
+    for fact in facts:
+        assert fact["again"] == 0, fact["printed again"]
+        assert fact["end"] == whole["content"]
+        assert fact["names"] == ["s.extxyz"]
+        assert fact["strays"] == []
+
+
+@NEEDS_MOUNT
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.fault(
@@ -177,7 +222,8 @@ def test_a_limit_to_the_size_of_files_is_told_and_the_run_goes_on(
 @pytest.mark.fault(
     6,
     "`sample`, `score`, `tune`, `demo`, `check` write to a full or read-only disk",
-    "exit 6 with a plain message, nothing half written is left",
+    "exit 6 with a plain message; the file of `sample`, `score` or `check` is whole, whole records "
+    "to a place, or not there",
 )
 def test_every_verb_tells_of_a_full_and_of_a_read_only_disk(
     data: Path, tmp_path: Path, injected: Callable[[], None]
@@ -185,22 +231,38 @@ def test_every_verb_tells_of_a_full_and_of_a_read_only_disk(
     run = tmp_path / "run"
     assert tiny.train(data, run) == 0
     pytest.importorskip("optuna")
+    many = tiny.particles(tmp_path / "many.npy", 600)  # three batches of scores
+    sample = ["sample", f"run={run}", "n=200", "batch=60"]
     cases: list[tuple[str, list[str]]] = [
-        ("size=4k", ["sample", f"run={run}", "n=200", "out={disk}/x.npy"]),
-        ("size=4k", ["sample", f"run={run}", "n=200", "out={disk}/x.xyz"]),
-        ("size=4k", ["score", f"run={run}", f"data.path={data}", "out={disk}/x.csv"]),
+        ("size=4k", [*sample, "out={disk}/x.npy"]),
+        ("size=20k", [*sample, "out={disk}/y.xyz"]),
+        ("size=24k", ["score", f"run={run}", f"data.path={many}", "out={disk}/x.csv"]),
         ("size=4k", ["check", f"run={run}", "out={disk}/deep/x.json"]),
         ("size=16k", ["demo", "out={disk}/demo", "particle_minutes=0.01"]),
     ]
     own = [word for word in training(data)[1:] if not word.startswith("run.dir")]
     tune = ["tune", "dir={disk}/tune", "trials=1", "space.train.learning_rate=[1e-4,1e-2]", *own]
     cases += [(f"size={size}k", tune) for size in (8, 200)]
+    files = ["x.npy", "y.xyz", "x.csv", "deep/x.json"]
     runs = [{"options": options, "words": words} for options, words in cases]
+    for one, name in zip(runs, files, strict=False):
+        one["file"] = name
     runs += [{**run, "options": "size=64m", "read_only": True} for run in runs[:6]]
     runs += [{"options": "size=64m", "read_only": True, "words": training(data)}]
     first = [words for _, words in cases[:6] if words[0] != "demo"]
     told: list[str] = []
-    for one, fact in zip(runs, outcomes(tmp_path, runs, first), strict=True):
+    facts = outcomes(tmp_path, runs, first)
+    contents = [base64.b64decode(fact["content"]) for fact in facts[: len(files)]]
+    whole = [(tmp_path / "first" / name).read_bytes() for name in files]
+    array, text, table, report = contents
+    assert (array, report) == (b"", b"")
+    # The batches before the one that did not fit: whole records, and whole rows.
+    record = len(whole[1].splitlines()) // 200
+    assert whole[1].startswith(text)
+    assert len(text.splitlines()) in (60 * record, 120 * record, 180 * record)
+    assert whole[2].startswith(table)
+    assert len(table.splitlines()) in (0, 1 + 256, 1 + 512)
+    for one, fact in zip(runs, facts, strict=True):
         assert not any(".eqflow-" in name for name in fact["left"]), fact["left"]
         assert fact["code"] == 6, (one, fact["printed"])
         assert "Traceback" not in fact["printed"], fact["printed"]

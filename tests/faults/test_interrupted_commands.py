@@ -64,7 +64,8 @@ def wait_for_entries(out: Path, process: subprocess.Popen[str], count: int) -> N
     "`kill -9` of `sample` or `score` at a random moment, again and again",
     "the same command goes on, and ends bitwise the same",
 )
-@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [8])
 def test_a_sampling_that_was_killed_goes_on_by_the_same_command(
     runs: Path, sampled: bytes, tmp_path: Path, injected: Callable[[], None], kills: int
 ) -> None:

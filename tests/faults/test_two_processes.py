@@ -18,38 +18,51 @@ import tiny
 from processes import ROOT, environment, eqflow, finish, start, wait_for
 
 from eqflow import storage
+from eqflow.cli.main import main
 from eqflow.errors import UsageError
+from eqflow.train.checkpoint import WEIGHTS
 from eqflow.train.folder import LOG, exclusive
 
-STEPS = ["train.steps=4000", "train.checkpoint_every=50", "train.validate_every=500"]
+STEPS = ["train.steps=60", "train.checkpoint_every=20", "train.validate_every=30"]
 
 
 @pytest.mark.fault(
     16,
     "a second `eqflow train` in the folder of one that runs",
-    "refused with exit 2, naming the first, which goes on unharmed; the folder is free at its end",
+    "refused with exit 2, naming the first, which ends with the bytes of a run alone; the folder "
+    "is free at its end",
 )
 def test_a_second_process_is_refused_and_the_first_ends_as_if_alone(
     tmp_path: Path, injected: Callable[[], None]
 ) -> None:
     data, run = tiny.particles(tmp_path / "data.npy"), tmp_path / "run"
     words = tiny.words(data, run, *STEPS)
+    assert tiny.train(data, run, *STEPS) == 0
+    alone = run.rename(tmp_path / "alone")
     first = start(words)
     wait_for(run / "metrics.csv", first)
-    code, _, err = eqflow(words)
+    # It holds still in the midst of its steps, so that the second surely meets it.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        before = tiny.contents(run)
+        code, _, err = eqflow(words)
+        assert tiny.contents(run) == before
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert code == 2
     assert re.search(rf"process {first.pid} on \S+ is training in this folder", err)
     assert "Traceback" not in err
     injected()
-    assert first.poll() is None
-    first.send_signal(signal.SIGKILL)
-    finish(first)
-    # The lock of the dead is no lock, and it left a log that says it holds the folder.
-    assert f"process {first.pid}" in (run / LOG).read_text()
-    short = [*words, "train.steps=100"]
-    code, _, err = eqflow(short)
+    code, _, err = finish(first)
     assert (code, err) == (0, "")
-    injected()
+    assert (run / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
+    assert sorted(tiny.contents(run)) == sorted(tiny.contents(alone))
+    rows = [tiny.without_seconds((each / "metrics.csv").read_text()) for each in (run, alone)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 60
+    # The log still says who held the folder; the lock of a process that is gone is no lock.
+    assert f"process {first.pid}" in (run / LOG).read_text()
+    assert tiny.train(data, run, *STEPS, "train.steps=61") == 0
 
 
 def unexpected(line: str) -> None:
@@ -92,6 +105,14 @@ def test_without_locks_the_run_goes_on_with_a_warning(
     assert len(warnings) == 1
     assert "no locks" in warnings[0]
     assert "warning" in (run / LOG).read_text()
+    for words in (
+        ["sample", "n=2", f"out={tmp_path / 's.npy'}"],
+        ["score", f"data.path={data}", f"out={tmp_path / 's.csv'}"],
+    ):
+        assert main([*words, f"run={run}"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+        assert len(lines) == 1
+        assert "no locks" in lines[0]
     assert not list(tmp_path.rglob(".eqflow-*"))
 
 

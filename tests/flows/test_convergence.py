@@ -22,7 +22,13 @@ from eqflow.flows import (
     Solver,
     Status,
 )
-from eqflow.flows.convergence import CONVERGED, refined, unconverged
+from eqflow.flows.convergence import (
+    CONVERGED,
+    can_be_refined,
+    finest,
+    refined,
+    unconverged,
+)
 from eqflow.geometry import Clouds
 from eqflow.nn import JointEGNNField
 
@@ -89,7 +95,7 @@ def test_the_implicit_method_states_its_error_too() -> None:
 def test_the_score_is_the_one_asked_for_and_both_are_counted() -> None:
     solver = Solver(rtol=1e-5, atol=1e-5)
     plain = flow().score(structures(), solver=solver)
-    finer = flow().score(structures(), solver=refined(solver))
+    finer = flow().score(structures(), solver=refined(solver, torch.float64))
     checked = flow().score(structures(), solver=solver, check_convergence=True)
     assert plain.log_prob_change is None
     assert torch.equal(checked.log_prob, plain.log_prob)
@@ -114,6 +120,37 @@ def test_a_change_is_not_known_where_either_failed() -> None:
     scores = flow().score(batch.with_positions(x), check_convergence=True)
     assert scores.status[0] is Status.NON_FINITE
     assert scores.log_prob_change.isnan().tolist() == [True] + [False] * 5
+
+
+def test_a_tolerance_is_not_taken_below_what_numbers_resolve() -> None:
+    for dtype in (torch.float32, torch.float64):
+        least = finest(dtype)
+        for tolerance in (least / 5, least, 1.9 * least, 2 * least, 5 * least, 20 * least, 1e-2):
+            asked = Solver(rtol=tolerance, atol=tolerance)
+            finer = refined(asked, dtype)
+            assert finer.rtol == finer.atol <= tolerance
+            assert finer.rtol >= min(least, tolerance)
+            assert can_be_refined(asked, dtype) == (tolerance >= 2 * least)
+        assert can_be_refined(Solver("rk4", rtol=least / 5, atol=least / 5), dtype)
+    assert refined(Solver(), torch.float64).rtol == pytest.approx(1e-6)
+    # One of the two may have room for both.
+    assert can_be_refined(Solver(rtol=1e-6, atol=1e-4), torch.float32)
+
+
+def test_where_numbers_resolve_no_finer_solver_no_change_is_known() -> None:
+    """The same solver again would change nothing, and look like convergence."""
+    single = flow_of(enlarged_field(gain=200.0), 2, 1.8, (3,)).float()
+    batch = structures(2)
+    batch = batch.with_positions(batch.x.float())
+    asked = Solver(rtol=1e-6, atol=1e-6)
+    with pytest.warns(RuntimeWarning, match="no finer solver than dopri5 at 1e-06 .* in float32"):
+        scores = single.score(batch, solver=asked, check_convergence=True)
+    assert scores.log_prob_change.isnan().tolist() == [True, True]
+    plain = single.score(batch, solver=asked)
+    assert torch.equal(scores.log_prob, plain.log_prob)
+    assert torch.equal(scores.evaluations, plain.evaluations)
+    resolved = single.score(batch, check_convergence=True, solver=Solver())
+    assert resolved.log_prob_change.abs().max() > 0
 
 
 def test_the_bound_of_molecules_is_checked_with_the_same_draws() -> None:

@@ -104,6 +104,28 @@ def test_a_run_folder_and_its_weights_file_are_the_same_flow(trained: Path) -> N
     assert torch.equal(first.sample(2, seed=0).x, second.sample(2, seed=0).x)
 
 
+@pytest.mark.parametrize("start", [b"\x80\x07", b"PK", b"<", b" <", b"\x80\x02"])
+def test_a_header_as_long_as_another_format_s_first_bytes_is_a_weights_file(
+    tmp_path: Path, start: bytes
+) -> None:
+    """Its length comes first: 0x0780 bytes begin as a pickle of protocol 7 would, if there were."""
+    path = tmp_path / WEIGHTS
+    module = torch.nn.Linear(3, 2)
+    save_weights(path, module, {"a": ""}, {})
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    # Headers end at a multiple of 8 bytes with spaces, as this one may at any length.
+    wanted = int.from_bytes(start.ljust(2, b"\x08"), "little")
+    assert wanted > size
+    content = path.read_bytes()
+    header = content[8 : 8 + size] + b" " * (wanted - size)
+    path.write_bytes(wanted.to_bytes(8, "little") + header + content[8 + size :])
+    without_digest(path)
+    assert path.read_bytes().startswith(start)
+    tensors, config, _ = read_weights(path)
+    assert config == {"a": ""}
+    assert all(torch.equal(tensors[name], value) for name, value in module.state_dict().items())
+
+
 def test_every_flipped_byte_of_a_weights_file_is_noticed(weights: Path) -> None:
     whole = weights.read_bytes()
     for place in range(0, len(whole), len(whole) // 40):

@@ -79,7 +79,7 @@ def test_files_that_are_none_are_refused(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"flow\.npy: no such file"):
         load_enf(tmp_path)
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(CheckpointError, match="damaged file or another format"):
+    with pytest.raises(CheckpointError, match="Expected are plain arrays"):
         load_enf(tmp_path / "text.npz")
     torch.save([1, 2], tmp_path / "flow.npy")
     with pytest.raises(CheckpointError, match="no state dict"):
@@ -105,6 +105,6 @@ def test_nothing_is_executed(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="would run code"):
         load_enf(tmp_path)
     np.savez(tmp_path / "weights.npz", **{"flow.x": np.array([Touch(touched)], dtype=object)})
-    with pytest.raises(CheckpointError, match="damaged file or another format"):
+    with pytest.raises(CheckpointError, match="would have to be unpickled and never are"):
         load_enf(tmp_path / "weights.npz")
     assert not touched.exists()

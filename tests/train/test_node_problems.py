@@ -86,6 +86,8 @@ BAD = [
     ),
     ("model=gde model.convolutions=0", "model.convolutions: found 0"),
     ("model=gde solver.method=exponential", "with model=gde, which is no diffusion"),
+    ("model=gde solver.method=radau", "solver.method: found radau, which gives no gradients"),
+    ("solver.method=radau", "solver.method: found radau, which gives no gradients"),
     ("model=gde solver.method=implicit", "with model=gde, which is no diffusion"),
     ("rewiring=knn", "rewiring: found knn without an encoding"),
     ("rewiring=ppr_top_k rewiring.neighbours=0", "rewiring.neighbours"),

@@ -46,6 +46,10 @@ BAD = [
     ("objective.coupling=optimal", "objective.coupling: found 'optimal'"),
     ("solver.method=dopri8", "solver.method"),
     ("solver.method=exponential", "which solves diffusions on graphs"),
+    (
+        "objective=maximum_likelihood solver.method=radau",
+        "solver.method: found radau with objective=maximum_likelihood, which needs gradients",
+    ),
     ("solver.rtol=0", "solver.rtol"),
     ("solver.atol=-1", "solver.atol"),
     ("solver.method=rk4 solver.steps=0", "solver.steps: found 0"),
@@ -68,6 +72,11 @@ def test_each_problem_is_named_alone(words: str, expected: str) -> None:
     problems = problems_of(composed("train", ["experiment=dw4", *words.split()]))
     assert len(problems) == 1
     assert expected in problems[0]
+
+
+def test_an_implicit_method_may_serve_a_flow_that_is_not_trained_by_it() -> None:
+    words = ["experiment=dw4", "objective=flow_matching", "solver.method=radau"]
+    assert problems_of(composed("train", words)) == []
 
 
 def test_presets_have_no_problem_but_a_missing_path() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import yaml
 
 from eqflow.cli.compose import composed
 from eqflow.errors import StorageError, UsageError
-from eqflow.train import Run
+from eqflow.train import Run, load
 from eqflow.train.folder import exclusive, require_possible
 from eqflow.train.loop import PATIENCE, Trainer
 
@@ -136,6 +138,40 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == times
 
 
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_weights_of_a_finished_run_are_made_again_where_they_are_lost(
+    whole: Path, data: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    weights = folder / "weights.safetensors"
+    if how == "missing":
+        weights.unlink()
+    else:
+        content = bytearray(weights.read_bytes())
+        content[-3] ^= 1
+        weights.write_bytes(content)
+    assert tiny.train(data, folder) == 0
+    assert "made again from the last state" in capsys.readouterr().out
+    one, other = (load(run).state_dict() for run in (whole, folder))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert tiny.train(data, folder) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_an_empty_configuration_says_how_to_go_on(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "config.yaml").write_text("")
+    assert tiny.train(data, folder) == 3
+    assert "found an empty file" in (said := capsys.readouterr().err)
+    assert "delete the file" in said
+    (folder / "config.yaml").unlink()
+    assert tiny.train(data, folder) == 0
+
+
 def test_more_steps_continue_a_finished_run(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert tiny.train(data, folder, "train.schedule=constant") == 0
@@ -243,8 +279,6 @@ def test_a_state_of_another_model_is_refused(
 def test_a_run_that_gives_up_exits_4_with_finite_weights_that_load(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eqflow.train import load
-
     folder = tmp_path / "run"
     tiny.train_until(data, folder, 2)
     monkeypatch.setattr(
@@ -257,8 +291,6 @@ def test_a_run_that_gives_up_exits_4_with_finite_weights_that_load(
 def test_weights_are_there_from_the_first_checkpoint_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eqflow.train import load
-
     take_step = Trainer.step
 
     def killed(self: Trainer) -> dict[str, float]:

@@ -19,6 +19,7 @@ from eqflow.flows.continuous import ContinuousFlow
 from eqflow.flows.objectives import Batch, Loss
 from eqflow.geometry import Clouds
 from eqflow.train.abstract_loop import ROLLBACKS
+from eqflow.train.checkpoint import read_state_at, save_state
 from eqflow.train.loop import PATIENCE, Trainer, moving_average
 
 
@@ -229,6 +230,32 @@ def test_after_too_many_bad_steps_a_run_goes_on_from_good_weights_at_half_the_ra
     again.progress.rollbacks = 1
     unbroken.run()
     assert same(weights(trainer), weights(again))
+
+
+def test_the_good_state_is_kept_however_often_a_run_is_stopped_among_bad_steps(
+    tmp_path: Path,
+) -> None:
+    """Good at 5; due at 10; then a bad step before each of two stops."""
+    trainer = tiny.trainer(steps=40, validate_every=100, checkpoint_every=5)
+    trainer.objective = Broken({10, 11, *range(13, 13 + PATIENCE)})
+    folder = tmp_path / "checkpoints"
+
+    def save() -> None:
+        now = trainer.progress
+        keep = {now.good_step, now.saved_step}
+        save_state(folder, now.step, trainer.state(), keep=keep)
+
+    lines: list[str] = []
+    for until in (11, 12, 100):
+        trainer.run(
+            lambda figures: None,
+            save,
+            lambda until=until: trainer.progress.step >= until,
+            lambda step: read_state_at(folder, step),
+            lambda step, line: lines.append(line),
+        )
+    assert "back to step 10," in lines[0]
+    assert trainer.progress.step == 40
 
 
 def test_the_checkpoint_gone_back_to_is_one_from_which_a_finite_step_was_made() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from eqflow.cli.checkup.finding import FAIL, OK, WARN, Finding
 from eqflow.data.qm9 import cache_folder
-from eqflow.errors import ExitCode, StorageError
-from eqflow.train.folder import require_possible
+from eqflow.errors import ExitCode
+from eqflow.train.folder import obstacle
 
 CODE = ExitCode.STORAGE
 NEEDED = 64 * 2**20  # bytes: a checkpoint or two of a small model
@@ -45,14 +45,12 @@ def _place(worst: str, about: str, folder: Path, advice: str, room: bool = True)
     """One folder, which need not be there yet; nothing is left in it."""
     shown = folder.absolute()
     try:
-        require_possible(folder)
+        if problem := obstacle(folder):
+            return Finding(worst, about, f"{problem}; {advice}", CODE)
         there = next(path for path in (shown, *shown.parents) if path.exists())
         locked = _can_lock(there)
         free = shutil.disk_usage(there).free
         entries = os.statvfs(there)
-    except StorageError as error:
-        reason = str(error).split("; expected")[0].removeprefix("run.dir: found ")
-        return Finding(worst, about, f"{reason}; {advice}", CODE)
     except (OSError, RuntimeError) as error:
         return Finding(worst, about, f"{shown}: {error}; {advice}", CODE)
     text = f"{shown}, {free / 2**30:.1f} GiB free"
