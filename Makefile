@@ -75,7 +75,7 @@ slow: .venv/installed-dev
 
 faults: .venv/installed-dev
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
-		-m '' tests/faults --fault-table=docs/survival.md
+		-m '' --timeout 1200 tests/faults --fault-table=docs/survival.md
 
 soak: .venv/installed-dev
 	PYTHONPATH=.:benchmarks $(BIN)/python benchmarks/soak.py $(SOAK_MINUTES)

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ("-m", "eqflow")
-PATIENCE = 240  # seconds: how long a process may take that takes some
+PATIENCE = 600  # seconds: how long a process may take on a busy machine
 
 
 def environment(**more: str) -> dict[str, str]:

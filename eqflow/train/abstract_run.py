@@ -375,7 +375,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         return same or self.config.train.steps <= reached
 
     def _has_whole_weights(self) -> bool:
-        """Whether the weights of a finished run are there; else its state has to make them again."""
+        """Whether a finished run has its weights; else they have to be made again of its state."""
         try:
             read_weights(self.folder / WEIGHTS)
         except CheckpointError as error:

@@ -244,6 +244,7 @@ def test_weights_of_another_architecture_are_refused_with_what_differs(
     assert not (tmp_path / "x.npy").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     5,
     "weights and states of a newer format",

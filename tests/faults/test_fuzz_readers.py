@@ -75,7 +75,7 @@ def test_no_reader_raises_anything_else_hangs_or_eats_memory(
 def test_many_broken_files_do_a_reader_no_harm(
     tmp_path: Path, injected: Callable[[], None], name: str
 ) -> None:
-    count = max(MANY // TARGETS[name].heavy, 25)
+    count = max(MANY // TARGETS[name].heavy, 12)
     found = fuzzed(tmp_path, 1, {name: count})[name]
     assert not found["failures"], found["failures"]
     assert found["examples"] == count

@@ -97,7 +97,7 @@ def test_a_sampling_that_was_killed_goes_on_by_the_same_command(
 @pytest.mark.parametrize(
     ("verb", "number", "code"),
     [
-        ("score", signal.SIGTERM, 143),
+        pytest.param("score", signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param("score", signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param("sample", signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param("sample", signal.SIGINT, 130, marks=pytest.mark.slow),
@@ -242,6 +242,7 @@ def test_a_full_disk_leaves_what_is_whole_and_the_same_command_goes_on(
     assert out.read_bytes() == sampled
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     16,
     "`sample` or `score` into a file that another process writes",
