@@ -20,9 +20,8 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ from eqflow.errors import EqflowError, MemoryExhausted, NumericalError, SolverFa
 from eqflow.flows.objectives import Loss
 from eqflow.train.config import LoopConfig
 from eqflow.train.processes import Processes
+from eqflow.train.progress import Gradient, Progress
 
 # Steps in a row without a finite loss and gradient after which a run goes back, and how often it
 # does before it gives up.
@@ -41,47 +41,6 @@ MOST_TERMS = 16  # to log of a step
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass
-class Progress:
-    """Counters of a run, all of them saved and resumed.
-
-    Attributes:
-        rollbacks: How often the run went back to a good checkpoint.
-        saved_step: Step of the newest checkpoint that was due, 0 for the start.
-        good_step: Step of the newest of these from which a finite step was made.
-        left_out: Training data that do not fit into memory alone, by their places.
-        not_validated: How many held-out data did not at the last validation.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    evaluations: float = 0.0
-    rollbacks: int = 0
-    saved_step: int = 0
-    good_step: int = 0
-    left_out: list[int] = field(default_factory=list)
-    not_validated: int = 0
-
-
-class Gradient(NamedTuple):
-    """What a share of a step's data gives.
-
-    Attributes:
-        values: The gradient of each weight; None where the loss does not depend on it.
-        terms: Scalars to log, the loss first.
-        size: Of how many data it is; none where nothing of the share fits into memory.
-    """
-
-    values: Sequence[Tensor | None]
-    terms: dict[str, float]
-    size: int
 
 
 class AbstractTrainer(ABC, Generic[Model]):

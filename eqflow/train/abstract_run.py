@@ -8,14 +8,13 @@ all is done. A task says what its data, its trainer and its last figures are.
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 import yaml
@@ -31,7 +30,7 @@ from eqflow.train.checkpoint import (
     save_state,
     save_weights,
 )
-from eqflow.train.config import LoopConfig, RunConfig
+from eqflow.train.config import RunConfiguration
 from eqflow.train.documents import json_of
 from eqflow.train.folder import (
     CONFIG,
@@ -43,7 +42,7 @@ from eqflow.train.folder import (
     provenance,
     require_possible,
 )
-from eqflow.train.metrics import Record
+from eqflow.train.metrics import Record, finite_or_null
 from eqflow.train.processes import Processes, alone
 from eqflow.train.resuming import (
     changed_keys,
@@ -56,26 +55,6 @@ SUMMARY = "summary.json"
 STATES = "checkpoints"
 
 Report = Callable[[str], None]
-
-
-class RunConfiguration(Protocol):
-    """What the configurations of all tasks have."""
-
-    @property
-    def name(self) -> str:
-        """Of the preset."""
-
-    @property
-    def seed(self) -> int:
-        """All randomness is a function of it."""
-
-    @property
-    def run(self) -> RunConfig:
-        """Where everything goes."""
-
-    @property
-    def train(self) -> LoopConfig:
-        """The loop's settings."""
 
 
 Configuration = TypeVar("Configuration", bound=RunConfiguration)
@@ -404,7 +383,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         }
         if progress.skipped:
             self.report(f"{progress.skipped:,} steps were skipped, see log.txt")
-        storage.write_text(self.folder / SUMMARY, json.dumps(_finite(summary), indent=2))
+        storage.write_text(self.folder / SUMMARY, json.dumps(finite_or_null(summary), indent=2))
         for line in lines:
             self.report(line)
 
@@ -412,11 +391,3 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
 def _is_plain(name: str) -> bool:
     """Whether a name names a folder within another, and no way out of it."""
     return name.isprintable() and name not in ("", ".", "..") and not set(name) & {"/", "\\"}
-
-
-def _finite(summary: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN or infinity: null stands for a figure that could not be computed."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in summary.items()
-    }

@@ -6,7 +6,7 @@ These are the schemas of the command line; presets in `configs/experiment` overr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
 def leaf(default: Any, text: str) -> Any:
@@ -267,3 +267,23 @@ class Config:
     divergence: Any = field(default_factory=ExactConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class RunConfiguration(Protocol):
+    """What the configurations of all tasks have."""
+
+    @property
+    def name(self) -> str:
+        """Of the preset."""
+
+    @property
+    def seed(self) -> int:
+        """All randomness is a function of it."""
+
+    @property
+    def run(self) -> RunConfig:
+        """Where everything goes."""
+
+    @property
+    def train(self) -> LoopConfig:
+        """The loop's settings."""

@@ -15,15 +15,10 @@ from eqflow.flows import AbstractFlow, AbstractObjective
 from eqflow.geometry import Clouds
 from eqflow.halving import by_halves
 from eqflow.rng import Purpose
-from eqflow.train.abstract_loop import (
-    PATIENCE,
-    AbstractTrainer,
-    Gradient,
-    Progress,
-    moving_average,
-)
+from eqflow.train.abstract_loop import PATIENCE, AbstractTrainer, moving_average
 from eqflow.train.config import TrainConfig
 from eqflow.train.processes import Processes
+from eqflow.train.progress import Gradient, Progress
 
 SHOWN = 8  # structures of a step that is skipped, in the log
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from eqflow import storage
 from eqflow.train.folder import append
@@ -141,3 +142,11 @@ class Record:
     def _open(self, step: int) -> None:
         if self._wants_events:
             self._events = event_writer(self._folder / "tensorboard", step)
+
+
+def finite_or_null(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN or infinity: null stands for a figure that could not be computed."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in summary.items()
+    }

@@ -18,8 +18,9 @@ from eqflow.flows.objectives import Loss
 from eqflow.graphs import Graph, Split
 from eqflow.graphs.classifier import AbstractNodeClassifier
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
-from eqflow.train.abstract_loop import AbstractTrainer, Gradient, Progress
+from eqflow.train.abstract_loop import AbstractTrainer
 from eqflow.train.node_config import NodeTrainConfig
+from eqflow.train.progress import Gradient, Progress
 
 # Adam, Adamax and RMSprop add λw to the gradient; AdamW shrinks the weights beside the step.
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

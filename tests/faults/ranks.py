@@ -40,6 +40,23 @@ from eqflow.cli.main import main
 sys.exit(main())
 """
 
+# Runs `eqflow` where one training structure, whichever process has it, is too large for memory.
+TOO_LARGE = """
+import sys
+from eqflow.train.loop import Trainer
+
+whole = Trainer._gradient_of
+
+def without_memory(self, some, step, total):
+    if 7 in some:
+        raise MemoryError
+    return whole(self, some, step, total)
+
+Trainer._gradient_of = without_memory
+from eqflow.cli.main import main
+sys.exit(main())
+"""
+
 # Takes five steps of an objective that draws nothing, and prints the weights.
 STEPS = """
 import json, sys

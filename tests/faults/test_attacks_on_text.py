@@ -100,7 +100,7 @@ def test_a_run_folder_with_such_yaml_is_refused(
         assert code == 3, err
         assert str(path) in err
         assert len(err) < 1000
-        assert "Give another run.dir." in err
+        assert "give another run.dir." in err
         assert not called
         injected()
 

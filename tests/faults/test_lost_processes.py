@@ -12,7 +12,7 @@ import pytest
 import tiny
 import tiny_nodes
 import torch
-from faults.ranks import FAILING, STEPS, Fixed, start_all
+from faults.ranks import FAILING, STEPS, TOO_LARGE, Fixed, start_all
 from processes import ROOT, eqflow, finish, wait_for
 
 from eqflow.train.checkpoint import newest_state
@@ -127,6 +127,25 @@ def test_a_step_that_fails_in_one_process_is_skipped_by_all(data: Path, tmp_path
     assert [end[0] for end in ends] == [0, 0], ends
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["steps"], summary["skipped_steps"]) == (8, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    13,
+    "a training structure that the memory of either of two processes does not hold",
+    "both leave it out, the first names it once; exit code 7",
+)
+def test_what_does_not_fit_one_process_is_left_out_by_all(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ranks = start_all(words(data, folder, "train.steps=12"), 2, program=("-c", TOO_LARGE))
+    ends = [finish(rank) for rank in ranks]
+    assert ends[0][0] == 7, ends
+    assert ends[0][1].count("training structure 7 (") == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["steps"], summary["skipped_steps"], summary["left_out"]) == (12, 0, 1)
+    state = newest_state(folder / "checkpoints", lambda line: None)
+    assert state is not None
+    assert state["progress"]["left_out"] == [7]
 
 
 @pytest.mark.slow

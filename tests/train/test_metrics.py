@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import sys
 import types
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -76,13 +79,15 @@ def test_what_is_no_table_is_begun_anew(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(path)] == ["6"]
 
 
-def test_a_full_disk_is_a_storage_error() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-    metrics = MetricsFile(Path("/dev/full/none"), 0)
-    metrics.path, metrics.columns = Path("/dev/full"), ["step"]
+def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: IO[bytes], content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    metrics = MetricsFile(tmp_path / "m.csv", 0)
+    metrics.append({"step": 1})
+    monkeypatch.setattr("eqflow.storage._write_all", full)
     with pytest.raises(StorageError, match="last checkpoint is intact"):
-        metrics.append({"step": 1})
+        metrics.append({"step": 2})
 
 
 def test_events_go_to_tensorboard_where_it_is_installed(

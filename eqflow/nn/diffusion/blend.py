@@ -32,7 +32,7 @@ from eqflow.nn.diffusion.diffusivity import (
 )
 from eqflow.nn.diffusion.grand import Rewire
 from eqflow.nn.diffusion.hyperbolic import squared_hyperbolic_distance
-from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
+from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients, start_of
 
 Space = Literal["euclidean", "hyperbolic"]
 
@@ -144,7 +144,7 @@ class BLEND(AbstractDiffusion):
     ) -> Coefficients:
         """Those of `ż = σ(α) (Ā z − z) + β z(0)`; arguments as in `AbstractDiffusion`."""
         self.require_state(x, edges, self.width)
-        start = self.start_of(x, context) if self.needs_start else None
+        start = start_of(self, x, context) if self.needs_start else None
         if self.rewire is not None:
             edges = self.rewire(x[:, : self.position_width].detach(), edges)
         attention = self.attention(x if start is None or self.nonlinear else start, edges)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from eqflow.edges import Edges, segment_sum, weighted_sum
 from eqflow.errors import UsageError
 from eqflow.nn.arguments import require_counts
-from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
+from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients, start_of
 from eqflow.nn.diffusion.symmetric_matrices import SymmetricMatrix
 from eqflow.nn.graph_convolution import symmetric_weights
 
@@ -91,7 +91,7 @@ class GRAFF(AbstractDiffusion):
         self.require_state(x, edges, self.width)
         weight = symmetric_weights(edges, x.dtype)
         place = self._step_at(t)
-        source = None if self.beta is None else self.beta * self.start_of(x, context)
+        source = None if self.beta is None else self.beta * start_of(self, x, context)
         return Coefficients(
             edges,
             weight,
@@ -117,7 +117,7 @@ class GRAFF(AbstractDiffusion):
         )
         energy = (x * damped).sum(1) / 2
         if self.beta is not None:
-            energy = energy - self.beta * (x * self.start_of(x, context)).sum(1)
+            energy = energy - self.beta * (x * start_of(self, x, context)).sum(1)
         return edges.clouds.sum(energy)
 
     def _step_at(self, t: Tensor) -> int:

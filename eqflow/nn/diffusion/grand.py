@@ -20,7 +20,7 @@ from eqflow.edges.weights import Normaliser
 from eqflow.nn.arguments import require_counts
 from eqflow.nn.diffusion.attention import Attention, Over, Rates
 from eqflow.nn.diffusion.diffusivity import AbstractDiffusivity, diffusivity_by_name
-from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients
+from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients, start_of
 
 Rewire = Callable[[Tensor, Edges], Edges]
 
@@ -83,6 +83,6 @@ class GRAND(AbstractDiffusion):
     ) -> Coefficients:
         """Those of `ẋ = σ(α) (Ā x − x) + β x(0)`; arguments as in `AbstractDiffusion`."""
         self.require_state(x, edges, self.width)
-        start = self.start_of(x, context) if self.needs_start else None
+        start = start_of(self, x, context) if self.needs_start else None
         attention = self.attention(x if start is None or self.nonlinear else start, edges)
         return self.rates.coefficients(attention, edges, self.attention.over, start)

@@ -129,10 +129,6 @@ class AbstractDiffusion(AbstractField):
         """The velocity, shape (N, C); arguments as in `coefficients`."""
         return self.coefficients(t, x, edges, context).velocity(x)
 
-    def start_of(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """As the function of that name."""
-        return start_of(self, x, context)
-
     def require_state(self, x: Tensor, edges: Edges, width: int) -> None:
         """Refuse a state that is not (N, width), or of another type than the parameters.
 

@@ -44,7 +44,12 @@ from eqflow.nn.diffusion.diffusivity import (
     ScaledDot,
 )
 from eqflow.nn.diffusion.grand import Rewire
-from eqflow.nn.diffusion.operator import AbstractDiffusion, Coefficients, free_matrix
+from eqflow.nn.diffusion.operator import (
+    AbstractDiffusion,
+    Coefficients,
+    free_matrix,
+    start_of,
+)
 from eqflow.nn.graph_convolution import random_walk_weights, symmetric_weights
 
 
@@ -83,7 +88,7 @@ class FixedDiffusion(AbstractDiffusion):
         """Arguments as in `AbstractDiffusion`."""
         self.require_state(x, edges, self.width)
         weight = self.weights(edges, x.dtype)
-        start = self.start_of(x, context) if self.source else None
+        start = start_of(self, x, context) if self.source else None
         gain = segment_sum(weight, edges)
         return Coefficients(edges, weight, gain, self.mixing, self.damping, start)
 
