@@ -16,6 +16,12 @@ def main() -> int:
     """Entry point of the console script; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    try:
+        os.getcwd()
+    except OSError:  # libraries of PyTorch cannot be loaded without one
+        os.write(2, b"eqflow: the current folder is gone; go to one that exists, and try again\n")
+        return 6
+
     from eqflow.cli.main import main as run
 
     return run()
