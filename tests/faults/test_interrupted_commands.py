@@ -187,7 +187,7 @@ def test_verbs_that_save_nothing_end_with_one_line(
     assert found == code
     assert "Traceback" not in said + err
     if "stopped" in said:  # demo was training
-        assert "go on" in said.splitlines()[-1]
+        assert " with: eqflow demo " in said.splitlines()[-1]
     else:
         assert err == f"eqflow {verb}: {'terminated' if code == 143 else 'interrupted'}\n"
 
