@@ -188,5 +188,5 @@ def test_a_structure_too_large_is_left_out_and_the_others_train(tmp_path: Path) 
     assert (code, err) == (7, ""), err
     left_out = out.count("of 20,000 points does not fit into memory and is left out")
     assert 1 <= left_out <= 3
-    assert f"left out: {left_out} training structures" in out
+    assert f"left out, as they do not fit into memory: {left_out} training structures" in out
     assert all(bool(value.isfinite().all()) for value in tensors(folder).values())
