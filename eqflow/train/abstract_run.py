@@ -172,7 +172,7 @@ class AbstractRun(ABC, Generic[Configuration, Trained]):
         Raises:
             UsageError: If there are several, and the task cannot be shared.
         """
-        return alone(f"task={getattr(self.config, 'task', self.config.name)}")
+        return alone()
 
     def train(
         self,

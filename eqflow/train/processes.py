@@ -137,11 +137,8 @@ def speaks_for_the_run() -> bool:
 
 
 @contextmanager
-def alone(what: str) -> Iterator[Processes]:
-    """This process, which must be the only one.
-
-    Args:
-        what: What cannot be shared, for the message.
+def alone() -> Iterator[Processes]:
+    """This process, which must be the only one: for tasks that need all their data at every step.
 
     Raises:
         UsageError: If torchrun started several.
@@ -149,7 +146,7 @@ def alone(what: str) -> Iterator[Processes]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that several processes share this run, "
-            f"but {what} has one graph, all of which every step needs. Start one process, without "
+            "but every step of this task needs all of its data. Start one process, without "
             "torchrun."
         )
     yield Processes()
