@@ -15,6 +15,7 @@ import torch
 
 from eqflow import storage
 
+TURN = 0.05
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -23,8 +24,9 @@ def race(
 ) -> dict[str, float]:
     """Median CPU seconds of each case; they take turns, so that drift hits all alike.
 
-    Where `steady`, each turn runs a case once untimed before, as one evaluation follows another in
-    a solve: the case before it has just given its memory back to the system.
+    Where `steady`, each turn runs a case once untimed before, and repeats it for `TURN` seconds if
+    it is shorter, as one evaluation follows another in a solve: the case before it has just given
+    its memory back to the system and emptied the caches.
     """
     for case in cases.values():
         case()
@@ -34,10 +36,22 @@ def race(
             gc.collect()
             if steady:
                 case()
-            started = time.process_time()
-            case()
-            taken[name].append(time.process_time() - started)
+            repeats, started = 0, time.process_time()
+            while not repeats or (steady and time.process_time() - started < TURN):
+                case()
+                repeats += 1
+            taken[name].append((time.process_time() - started) / repeats)
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def _processor() -> str:
+    """The model of the processor, where the system tells it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return platform.machine()
+    models = [line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line]
+    return models[0] if models else platform.machine()
 
 
 def write_results(name: str, results: Mapping[str, Any]) -> None:
@@ -47,7 +61,7 @@ def write_results(name: str, results: Mapping[str, Any]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        "processor": _processor(),
     }
     text = json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False)
     storage.write_text(path, text + "\n")

@@ -128,7 +128,9 @@ def joint_run(folder: Path) -> Path:
     return folder
 
 
-def trainer(seed: int = 0, clouds: Clouds | None = None, **settings: object) -> Trainer:
+def trainer(
+    seed: int = 0, clouds: Clouds | None = None, width: int = 8, **settings: object
+) -> Trainer:
     """A trainer on random triangles."""
     if clouds is None:
         x = torch.randn(24, 3, 2, generator=rng.generator(1, "triangles"))
@@ -140,7 +142,7 @@ def trainer(seed: int = 0, clouds: Clouds | None = None, **settings: object) -> 
     }
     defaults = {"steps": 10, "batch_size": 4, "validate_every": 5, "warmup_steps": 0}
     config = TrainConfig(**{**defaults, **settings})  # type: ignore[arg-type]
-    flow = build_flow(ModelConfig(layers=1, width=8), SolverConfig(), statistics, seed)
+    flow = build_flow(ModelConfig(layers=1, width=width), SolverConfig(), statistics, seed)
     objective = FlowMatching(Independent())
     return Trainer(flow, objective, clouds[:16], clouds[16:], config, seed)
 

@@ -2,12 +2,16 @@
 
 Torch multiplies float32 matrices on a CPU with its BLAS, and convolutions with oneDNN. Where the
 processor has AVX-512 and the BLAS makes no use of it, as MKL does not on AMD's, oneDNN is twice as
-fast on products of many rows (Intel's were not measured); on few, what a call costs outweighs that.
-Which of the two runs depends on shapes and processor alone, so that a run repeated gives the same
-bits. Both sum in float32; every other type and device goes to torch's own product.
+fast on products of many rows; on few, what a call costs outweighs that. On Intel's the BLAS is the
+faster at every size. Which of them runs depends on shapes and processor alone, so that a run
+repeated gives the same bits. Both sum in float32; every other type and device goes to torch's own
+product.
 """
 
 from __future__ import annotations
+
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,13 +54,6 @@ def outer_product(g: Tensor, x: Tensor) -> Tensor:
     return g.t() @ x
 
 
-def products(x: Tensor, weights: Tensor) -> Tensor:
-    """`x_b W_bᵀ` for each of B pairs: (B, R, K) and (B, M, K) to (B, R, M)."""
-    if len(x) and _is_for_onednn(x[0], weights[0], COLUMNS):
-        return torch.stack([product(*pair) for pair in zip(x, weights, strict=True)])
-    return x @ weights.transpose(1, 2)
-
-
 def _is_for_onednn(x: Tensor, weight: Tensor, columns: int) -> bool:
     return bool(
         _HAS_ONEDNN
@@ -70,8 +67,17 @@ def _is_for_onednn(x: Tensor, weight: Tensor, columns: int) -> bool:
     )
 
 
+def _maker_of_processor() -> str:
+    """As the processor names it, such as AuthenticAMD; another description where it cannot say."""
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8", "replace")[:4096]
+    except OSError:
+        return platform.processor()
+
+
 _HAS_ONEDNN = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    and "AuthenticAMD" in _maker_of_processor()
 )

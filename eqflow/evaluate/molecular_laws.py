@@ -36,7 +36,7 @@ from eqflow.evaluate.laws import (
 from eqflow.flows import MolecularFlow, Solver
 from eqflow.flows.bounds import TERMS
 from eqflow.flows.continuous import LATENT
-from eqflow.flows.molecular import Molecules
+from eqflow.flows.joint_states import Molecules
 from eqflow.geometry import Clouds, split_state
 
 # An exact trace has a direction for each position and feature of each atom: it is integrated along

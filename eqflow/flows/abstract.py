@@ -23,7 +23,7 @@ from eqflow.flows.ode import Solver
 from eqflow.flows.properties import Asked, Properties
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.trace import AbstractDivergence
-from eqflow.geometry import Clouds
+from eqflow.geometry import Clouds, Segments, centred
 
 
 class AbstractFlow(nn.Module, ABC):
@@ -190,3 +190,24 @@ class AbstractFlow(nn.Module, ABC):
                 stacklevel=2,
             )
         return scores.log_prob
+
+    def _positions(self, clouds: Clouds, scale: float = 1.0) -> tuple[Tensor, Segments]:
+        """Centred positions in units of `scale`, as precise as the weights, and whose.
+
+        Raises:
+            UsageError: If the clouds have another dimension.
+        """
+        if clouds.dimension != self.dimension:
+            raise UsageError(
+                f"found clouds in {clouds.dimension} dimensions, expected {self.dimension}."
+            )
+        like = next(self.parameters())
+        segments = Segments(clouds.ptr.to(like.device))
+        x = centred(clouds.x.to(like.device, torch.float64), segments) / scale
+        return x.to(like.dtype), segments
+
+    def _context(self, clouds: Clouds, segments: Segments, like: Tensor) -> Tensor | None:
+        """What is known of points by the properties of their structure, where any is known."""
+        if self.properties is None:
+            return None
+        return self.properties.context(clouds, segments, like)

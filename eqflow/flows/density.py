@@ -10,35 +10,31 @@ and given whatever properties of the structures are known besides.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqflow import rng
 from eqflow.errors import UsageError
-from eqflow.flows.abstract import AbstractFlow
-from eqflow.flows.compositions import Compositions, Numbers, elements_of_each
+from eqflow.flows.compositions import Compositions, Numbers
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow
 from eqflow.flows.convergence import checked
 from eqflow.flows.divergence import divergence_by_name
 from eqflow.flows.fallback import carry
+from eqflow.flows.groups import groups
 from eqflow.flows.inpainting import Fixed, inpaint
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
-from eqflow.flows.properties import Asked, Properties, as_asked
+from eqflow.flows.positions import AbstractPositionFlow
+from eqflow.flows.properties import Asked, Properties
 from eqflow.flows.results import Drawn, Scores
 from eqflow.flows.trace import AbstractDivergence
 from eqflow.geometry import Clouds, Segments, centred, degrees_of_freedom
 
-# Clouds solved together: enough to fill a core, few enough to share a step size.
-GROUP = 256
-GROUP_PAIRS = 40_000
 
-
-class Flow(AbstractFlow):
+class Flow(AbstractPositionFlow):
     """A trained density over structures.
 
     Args:
@@ -83,36 +79,6 @@ class Flow(AbstractFlow):
         self.solver = Solver() if solver is None else solver
         self.properties = properties
 
-    def encode(self, clouds: Clouds) -> Batch:
-        """Clouds in the data's units as a batch of the flow: centred, scaled, elements one-hot.
-
-        Context is the elements and then the properties.
-
-        Raises:
-            UsageError: If the clouds have another dimension.
-            UnknownElement: If an element is not one of the model's.
-        """
-        if clouds.dimension != self.dimension:
-            raise UsageError(
-                f"found clouds in {clouds.dimension} dimensions, expected {self.dimension}."
-            )
-        like = next(self.parameters())
-        x = clouds.x.to(like.device, torch.float64)
-        segments = Segments(clouds.ptr.to(like.device))
-        x = (centred(x, segments) / self.scale).to(like.dtype)
-        types = self.compositions.types(clouds)
-        context = []
-        if types is not None:
-            types = types.to(like.device)
-            context.append(nn.functional.one_hot(types, len(self.elements)).to(like.dtype))
-        if self.properties is not None:
-            context.append(self.properties.context(clouds, segments, like))
-        return Batch(x, segments, torch.cat(context, 1) if context else None, types)
-
-    def batch(self, clouds: Clouds, source: torch.Generator) -> Batch:
-        """What a training step takes, as `encode` makes it; nothing is drawn."""
-        return self.encode(clouds)
-
     def score(
         self,
         clouds: Clouds,
@@ -149,6 +115,7 @@ class Flow(AbstractFlow):
         dtype = next(self.parameters()).dtype
         return checked(by, asked, dtype) if check_convergence else by(asked)
 
+    @torch.no_grad()
     def draw(
         self,
         count: int,
@@ -180,8 +147,6 @@ class Flow(AbstractFlow):
             UsageError: If there is nothing to draw, or options do not fit each other or the flow.
             UnknownElement: If an element is not one of the model's.
         """
-        if count < 1:
-            raise UsageError(f"sample: found n = {count}, expected at least 1.")
         asked, continuous = self.conditions(count, properties, guidance)
         given = None if fixed is None else Fixed.of(fixed)
         if with_log_prob and given is not None:
@@ -189,57 +154,37 @@ class Flow(AbstractFlow):
         template = self._template(count, seed, sizes, numbers, asked, given)
         method = divergence_by_name(divergence) if with_log_prob else None
         parts = []
-        with torch.no_grad():
-            for start, group in groups(template):
-                batch = self.encode(group)
-                if given is not None:
-                    parts.append(
-                        self._grown(given, group, continuous, seed, start, solver, fallback)
-                    )
-                    continue
-                z = self._noise(batch, seed, start)
+        for start, group in groups(template):
+            batch = self.encode(group)
+            clouds, noise = batch.clouds, self._noise(batch, seed, start)
+            log_prob = None
+            if given is None:
+                z = noise()
                 there = carry(
                     continuous,
                     z,
-                    batch.clouds,
+                    clouds,
                     batch.context,
                     start=LATENT,
                     end=DATA,
                     solver=solver or self.solver,
                     divergence=method,
-                    source=rng.generator(seed, "sample", "probes", start, device=batch.x.device),
+                    source=rng.generator(seed, "sample", "probes", start, device=z.device),
                     fallback=fallback,
                 )
-                log_prob = None
                 if with_log_prob:
                     # From noise to data the integral runs backwards, and changes its sign.
-                    base = self.continuous.base.log_prob(z, batch.clouds)
-                    log_prob = base - there.log_det.mean(1) + self._log_scale(batch.clouds)
+                    base = self.continuous.base.log_prob(z, clouds)
+                    log_prob = base - there.log_det.mean(1) + self._log_scale(clouds)
                     log_prob = log_prob.cpu()
-                drawn = self._decoded(group, there.x)
-                parts.append(Drawn(drawn, log_prob, **there.ending()))
+            else:
+                known, rows = self.encode(given.repeated(len(group))).x, given.within(clouds)
+                there = inpaint(
+                    continuous, known, rows, clouds, batch.context, noise, given, solver, fallback
+                )
+            drawn = self._decoded(group, there.x, given)
+            parts.append(Drawn(drawn, log_prob, **there.ending()))
         return Drawn.join(parts)
-
-    def make_up(
-        self,
-        count: int,
-        *,
-        seed: int = 0,
-        sizes: int | Sequence[int] | None = None,
-        numbers: Numbers | None = None,
-        properties: Asked | None = None,
-        fixed: Clouds | Fixed | None = None,
-    ) -> Clouds:
-        """See `AbstractFlow`; structures whose elements are known have them here as well.
-
-        Raises:
-            UsageError, UnknownElement: As `draw`.
-        """
-        if count < 1:
-            raise UsageError(f"sample: found n = {count}, expected at least 1.")
-        asked, _ = self.conditions(count, properties, 1)
-        given = None if fixed is None else Fixed.of(fixed)
-        return self._template(count, seed, sizes, numbers, asked, given)
 
     def sample_and_log_prob(
         self,
@@ -270,6 +215,7 @@ class Flow(AbstractFlow):
         drawn.require_success()
         return drawn.clouds, drawn.scored()
 
+    @torch.no_grad()
     def trajectory(
         self,
         count: int,
@@ -292,51 +238,24 @@ class Flow(AbstractFlow):
         """
         if frames < 2:
             raise UsageError(f"trajectory: found frames = {frames}, expected at least 2.")
-        template = self._template(count, seed, sizes, numbers, {})
+        template = self._template(count, seed, sizes, numbers, {}, None)
         films = []
-        with torch.no_grad():
-            for start, group in groups(template):
-                batch = self.encode(group)
-                z = self._noise(batch, seed, start)
-                times = torch.linspace(LATENT, DATA, frames, dtype=z.dtype, device=z.device)
-                states = self.continuous.trajectory(
-                    z, batch.clouds, times, batch.context, solver=solver or self.solver
-                ).require()
-                films.append([self._decoded(group, frame) for frame in states[0]])
+        for start, group in groups(template):
+            batch = self.encode(group)
+            z = self._noise(batch, seed, start)()
+            times = torch.linspace(LATENT, DATA, frames, dtype=z.dtype, device=z.device)
+            states = self.continuous.trajectory(
+                z, batch.clouds, times, batch.context, solver=solver or self.solver
+            ).require()
+            films.append([self._decoded(group, frame, None) for frame in states[0]])
         return [Clouds.join(frame) for frame in zip(*films, strict=True)]
 
-    def _noise(self, batch: Batch, seed: int, start: int) -> Tensor:
+    def _noise(self, batch: Batch, seed: int, start: int) -> Callable[[], Tensor]:
+        """Gives a draw of noise at each call, by the seed and the place of the first structure."""
         source = rng.generator(seed, "sample", "noise", start, device=batch.x.device)
-        return self.continuous.base.sample(batch.clouds, self.dimension, batch.x, source)
+        return partial(self.continuous.base.sample, batch.clouds, self.dimension, batch.x, source)
 
-    def _grown(
-        self,
-        given: Fixed,
-        group: Clouds,
-        flow: ContinuousFlow,
-        seed: int,
-        start: int,
-        solver: Solver | None,
-        fallback: bool,
-    ) -> Drawn:
-        """Structures around a fragment, whose points are the first of each."""
-        batch, known = self.encode(group), self.encode(given.repeated(len(group))).x
-        source = rng.generator(seed, "sample", "noise", start, device=known.device)
-        noise = partial(self.continuous.base.sample, batch.clouds, self.dimension, known, source)
-        rows = given.within(batch.clouds)
-        there = inpaint(
-            flow, known, rows, batch.clouds, batch.context, noise, given, solver, fallback
-        )
-        drawn = self._decoded(group, there.x)
-        drawn = drawn.with_positions(given.in_place(drawn.x, drawn.segments))
-        return Drawn(drawn, None, **there.ending())
-
-    def _decoded(self, template: Clouds, x: Tensor) -> Clouds:
-        """A state of the flow as clouds in the data's units, centred."""
-        x = centred(x.cpu(), template.segments) * self.scale
-        x = x.to(template.x.dtype)
-        return replace(template, x=x, properties=as_asked(template.properties))
-
+    @torch.no_grad()
     def _score(
         self,
         clouds: Clouds,
@@ -346,31 +265,29 @@ class Flow(AbstractFlow):
         solver: Solver,
         fallback: bool,
     ) -> Scores:
-        with torch.no_grad():
-            batch = self.encode(clouds)
-            source = rng.generator(seed, "score", start, device=batch.x.device)
-            there = carry(
-                self.continuous,
-                batch.x,
-                batch.clouds,
-                batch.context,
-                start=DATA,
-                end=LATENT,
-                solver=solver,
-                divergence=method,
-                source=source,
-                fallback=fallback,
-            )
-            # The centre drifts by rounding only, and belongs to no degree of freedom.
-            base = self.continuous.base.log_prob(centred(there.x, batch.clouds), batch.clouds)
+        batch = self.encode(clouds)
+        there = carry(
+            self.continuous,
+            batch.x,
+            batch.clouds,
+            batch.context,
+            start=DATA,
+            end=LATENT,
+            solver=solver,
+            divergence=method,
+            source=rng.generator(seed, "score", start, device=batch.x.device),
+            fallback=fallback,
+        )
+        # The centre drifts by rounding only, and belongs to no degree of freedom.
+        z = centred(there.x, batch.clouds)
         terms = {
-            "log_prob_base": base,
+            "log_prob_base": self.continuous.base.log_prob(z, batch.clouds),
             "log_det_flow": there.log_det.mean(1),
             "log_det_scale": self._log_scale(batch.clouds),
         }
         return Scores(
             torch.stack(list(terms.values())).sum(0).cpu(),
-            _standard_error(there.log_det, method.is_exact).cpu(),
+            method.standard_error(there.log_det).cpu(),
             {name: term.cpu() for name, term in terms.items()},
             **there.ending(),
         )
@@ -378,56 +295,3 @@ class Flow(AbstractFlow):
     def _log_scale(self, clouds: Segments) -> Tensor:
         like = next(self.parameters())
         return -degrees_of_freedom(clouds, self.dimension).to(like.dtype) * math.log(self.scale)
-
-    def _template(
-        self,
-        count: int,
-        seed: int,
-        sizes: int | Sequence[int] | None,
-        numbers: Numbers | None,
-        properties: Mapping[str, Tensor],
-        given: Fixed | None = None,
-    ) -> Clouds:
-        """Clouds with the make-up to be drawn and all points at the origin."""
-        elements: Tensor | None
-        if numbers is not None:
-            if sizes is not None:
-                raise UsageError("sample: sizes and numbers contradict each other; pass one.")
-            if not self.compositions.elements:
-                raise UsageError("sample: this model knows no elements; pass sizes, not numbers.")
-            lengths, elements = elements_of_each(numbers, count)
-        else:
-            source = rng.generator(seed, "sample", "compositions")
-            known = self.compositions
-            if sizes is None and self.properties is not None and properties:
-                possible = None if given is None else known.contain(given.fragment)
-                places = self.properties.draw(properties, source, possible)
-                lengths, elements = known.at(places)
-            else:
-                known = known if given is None else known.containing(given.fragment)
-                lengths, elements = known.draw(count, source, sizes)
-        segments = Segments.of_lengths(lengths)
-        x = torch.zeros(segments.rows, self.dimension, dtype=next(self.parameters()).dtype)
-        template = Clouds(x, segments.ptr, elements, properties=properties)
-        return template if given is None else given.leading(template)
-
-
-def groups(clouds: Clouds) -> list[tuple[int, Clouds]]:
-    """Start and clouds of consecutive groups of at most `GROUP` clouds and `GROUP_PAIRS` pairs."""
-    groups = []
-    start = pairs = 0
-    for i, size in enumerate(clouds.sizes.tolist()):
-        if i > start and (i - start == GROUP or pairs + size * (size - 1) > GROUP_PAIRS):
-            groups.append((start, clouds[start:i]))
-            start, pairs = i, 0
-        pairs += size * (size - 1)
-    return [*groups, (start, clouds[start:])]
-
-
-def _standard_error(estimates: Tensor, is_exact: bool) -> Tensor:
-    count = estimates.shape[1]
-    if is_exact:
-        return 0 * estimates[:, 0]  # NaN where the integration failed
-    if count < 2:
-        return estimates.new_full((len(estimates),), float("nan"))
-    return estimates.std(1) / math.sqrt(count)

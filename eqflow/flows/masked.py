@@ -20,12 +20,12 @@ from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.atom_types import AtomTypes
 from eqflow.flows.continuous import ContinuousFlow
-from eqflow.flows.density import groups
+from eqflow.flows.groups import groups
 from eqflow.flows.inpainting import Fixed
 from eqflow.flows.masking import Masking
 from eqflow.flows.objectives import Batch
 from eqflow.flows.ode import Solver
-from eqflow.flows.properties import Asked, Properties, as_asked
+from eqflow.flows.properties import Asked, Properties
 from eqflow.flows.results import Drawn
 from eqflow.flows.revealing import revealed
 from eqflow.flows.sizes import Sizes
@@ -159,7 +159,7 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
             raise UsageError(NOTHING_FIXED)
         asked, continuous = self.conditions(count, properties, guidance)
         path = Masking(len(self.types), temperature, remasking)
-        template = self._template(count, seed, sizes, asked, 1)
+        template = self._template(count, seed, sizes, asked, None)
         like = next(self.parameters())
         parts = []
         for start, group in groups(template):
@@ -176,13 +176,7 @@ class MaskedMolecularFlow(AbstractMolecularFlow):
                 seed=rng.derived_seed(seed, "sample", "types", start),
                 fallback=fallback,
             )
-            numbers, charges = self.types.labels(kinds.cpu())
-            molecules = Clouds(
-                centred(there.x, clouds).cpu() * self.scale,
-                group.ptr,
-                numbers,
-                charges=charges,
-                properties=as_asked(group.properties),
-            )
+            x = centred(there.x, clouds).cpu() * self.scale
+            molecules = self._filled(group, x, kinds)
             parts.append(Drawn(molecules, None, **there.ending()))
         return Drawn.join(parts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -11,7 +9,13 @@ from eqflow.errors import UsageError
 from eqflow.flows.continuous import ContinuousFlow
 from eqflow.flows.couplings import AbstractCoupling
 from eqflow.flows.masking import Masking
-from eqflow.flows.objectives import AbstractObjective, Batch, Loss, stratified_times
+from eqflow.flows.objectives import (
+    AbstractObjective,
+    Batch,
+    Loss,
+    require_weights,
+    stratified_times,
+)
 from eqflow.geometry import degrees_of_freedom
 from eqflow.nn import AbstractMaskedField
 
@@ -27,21 +31,22 @@ class MaskedMatching(AbstractObjective):
     Args:
         coupling: How noise is paired with structures.
         feature_weight: `w`.
+        time_power: As in `FlowMatching`.
 
     Raises:
-        UsageError: If the weight is negative.
+        UsageError: If the weight is negative, or the power not positive.
 
     Reference: Generative Flows on Discrete State-Spaces: Enabling Multimodal Flows with
     Applications to Protein Co-Design (Campbell et al., 2024), arXiv:2402.04997, section 4.
     """
 
-    def __init__(self, coupling: AbstractCoupling, feature_weight: float = 1.0) -> None:
-        if not 0 <= feature_weight < math.inf:
-            raise UsageError(
-                f"objective.feature_weight: found {feature_weight}, expected 0 or more."
-            )
+    def __init__(
+        self, coupling: AbstractCoupling, feature_weight: float = 1.0, time_power: float = 1.0
+    ) -> None:
+        require_weights(feature_weight, time_power)
         self.coupling = coupling
         self.feature_weight = feature_weight
+        self.time_power = time_power
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
         """The loss; `batch.kinds` are the categories, `batch.context` what is known besides.
@@ -57,7 +62,7 @@ class MaskedMatching(AbstractObjective):
                 "predicts masked categories, such as MaskedEGNNField, and a batch with them."
             )
         z = self.coupling(x, clouds, batch.types, source)
-        t = stratified_times(clouds.count, x, source)
+        t = stratified_times(clouds.count, x, source) ** self.time_power
         of_each = clouds.expand(t)
         path = Masking(field.categories)
         visible = path.masked(kinds, of_each, source)

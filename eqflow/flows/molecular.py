@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -28,44 +28,27 @@ from torch import Tensor
 from eqflow import rng
 from eqflow.errors import UsageError
 from eqflow.flows.actnorm import ActNorm
-from eqflow.flows.atom_types import INTEGER_FEATURES, AtomTypes, integers_of
+from eqflow.flows.atom_types import INTEGER_FEATURES, AtomTypes
 from eqflow.flows.bounds import TERMS, Bound, BoundScores, DrawnMolecules
 from eqflow.flows.continuous import DATA, LATENT, ContinuousFlow, Transport
 from eqflow.flows.convergence import checked
-from eqflow.flows.density import groups
-from eqflow.flows.dequantisation import AbstractDequantiser, Labels
+from eqflow.flows.dequantisation import AbstractDequantiser
 from eqflow.flows.divergence import divergence_by_name
 from eqflow.flows.fallback import carry
+from eqflow.flows.groups import groups
 from eqflow.flows.inpainting import Fixed, inpaint
-from eqflow.flows.objectives import Batch
+from eqflow.flows.joint_states import AbstractJointFlow, Molecules
 from eqflow.flows.ode import Solver
-from eqflow.flows.properties import Asked, Properties, as_asked
+from eqflow.flows.properties import Asked, Properties
 from eqflow.flows.results import joined_endings
 from eqflow.flows.sizes import Sizes
 from eqflow.flows.trace import AbstractDivergence
-from eqflow.flows.whole_molecules import AbstractMolecularFlow
-from eqflow.geometry import Clouds, Segments, centred, split_state
+from eqflow.geometry import Clouds, Segments, centred
 
 DRAWS = 8
 
 
-class Molecules(NamedTuple):
-    """Molecules as a flow takes them.
-
-    Attributes:
-        x: Centred positions in the unit of the data, shape (N, d).
-        clouds: Which atoms belong to which molecule.
-        labels: What the atoms are.
-        context: What is known besides, shape (N, C), or None.
-    """
-
-    x: Tensor
-    clouds: Segments
-    labels: Labels
-    context: Tensor | None = None
-
-
-class MolecularFlow(AbstractMolecularFlow):
+class MolecularFlow(AbstractJointFlow):
     """A joint density over size, labels and positions.
 
     Args:
@@ -129,56 +112,6 @@ class MolecularFlow(AbstractMolecularFlow):
         self.solver = Solver() if solver is None else solver
         self.published_actnorm = published_actnorm
         self.properties = properties
-
-    @property
-    def models_charges(self) -> bool:
-        """Whether formal charges are part of what its atoms are."""
-        return self.types.charges is not None or "formal_charge" in self.integer_features
-
-    def encode(self, clouds: Clouds) -> Molecules:
-        """Clouds in the data's units as the flow takes them.
-
-        Raises:
-            UsageError: If the clouds have another dimension.
-            UnknownElement: If an element is not one of the model's, or there is none.
-        """
-        x, segments = self._positions(clouds)
-        kind, integers = self.types.kinds(clouds), integers_of(clouds, self.integer_features)
-        labels = Labels(kind.to(x.device), integers.to(x.device))
-        return Molecules(x, segments, labels, self._context(clouds, segments, x))
-
-    def batch(self, clouds: Clouds, source: torch.Generator) -> Batch:
-        """Molecules as a training step takes them, with features drawn for their labels.
-
-        Raises:
-            UsageError: If the clouds have another dimension.
-            UnknownElement: If an atom is not of one of the model's types, or there are no elements.
-        """
-        molecules = self.encode(clouds)
-        noise = self.dequantiser.noise(molecules.clouds.rows, molecules.x, source)
-        state, log_q = self.state(molecules, noise)
-        log_det = self.actnorm.log_det(molecules.clouds, self.dimension)
-        return Batch(
-            self.actnorm(state),
-            molecules.clouds,
-            molecules.context,
-            kinds=molecules.labels.kind,
-            # Of a size's probability, 0 for one that no training molecule has, nothing is learned.
-            log_density=log_det - log_q,
-        )
-
-    @torch.no_grad()
-    def standardise(self, clouds: Clouds, source: torch.Generator) -> None:
-        """Scale positions and features so that those of some molecules have unit variance."""
-        molecules = self.encode(clouds)
-        noise = self.dequantiser.noise(molecules.clouds.rows, molecules.x, source)
-        self.actnorm.fit(self.state(molecules, noise)[0], molecules.clouds)
-
-    def state(self, molecules: Molecules, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions and dequantised labels (N, d + K), and `log q` of the latter (B,)."""
-        x, clouds = molecules.x, molecules.clouds
-        v, log_q = self.dequantiser(molecules.labels, x, clouds, noise)
-        return torch.cat([x, v], 1), log_q
 
     def bound(
         self,
@@ -250,7 +183,6 @@ class MolecularFlow(AbstractMolecularFlow):
         )
         return replace(there, x=self.actnorm.inverse(there.x))
 
-    @torch.no_grad()
     def score(
         self,
         clouds: Clouds,
@@ -295,6 +227,7 @@ class MolecularFlow(AbstractMolecularFlow):
         dtype = next(self.parameters()).dtype
         return checked(by, asked, dtype) if check_convergence else by(asked)
 
+    @torch.no_grad()
     def _score(
         self,
         clouds: Clouds,
@@ -307,14 +240,14 @@ class MolecularFlow(AbstractMolecularFlow):
     ) -> BoundScores:
         possible = self.sizes.log_prob(clouds.sizes.cpu()).isfinite().nonzero().squeeze(1)
         repeated = clouds[possible.repeat_interleave(draws)]
+        which = list(product(possible.tolist(), range(draws)))
         parts = []
         for start, group in groups(repeated) if len(possible) else ():
             molecules = self.encode(group)
-            drawn = [divmod(place, draws) for place in range(start, start + len(group))]
             parts.append(
                 self.bound(
                     molecules,
-                    self._noise(molecules, [(int(possible[i]), draw) for i, draw in drawn], seed),
+                    self._noise(molecules, which[start : start + len(group)], seed),
                     divergence=method,
                     solver=solver,
                     source=rng.generator(seed, "score", start, device=molecules.x.device),
@@ -361,43 +294,23 @@ class MolecularFlow(AbstractMolecularFlow):
         """
         asked, continuous = self.conditions(count, properties, guidance)
         given = None if fixed is None else Fixed.of(fixed)
-        template = self._template(count, seed, sizes, asked, 1 if given is None else len(given))
+        template = self._template(count, seed, sizes, asked, given)
         like = next(self.parameters())
         parts = []
         for start, group in groups(template):
             clouds = Segments(group.ptr.to(like.device))
+            context = self._context(group, clouds, like)
             source = rng.generator(seed, "sample", "noise", start, device=like.device)
             noise = partial(continuous.base.sample, clouds, self.dimension, like, source)
-            context = self._context(group, clouds, like)
             if given is None:
                 there = self.structure(noise(), clouds, solver, context, continuous, fallback)
             else:
-                fragment = self.encode(given.repeated(len(group)))
-                state, _ = self.state(
-                    fragment, self.dequantiser.noise(len(fragment.x), fragment.x, source)
-                )
-                rows, known = given.within(clouds), self.actnorm(state)
+                known, rows = self._known(given, len(group), source), given.within(clouds)
                 there = inpaint(
                     continuous, known, rows, clouds, context, noise, given, solver, fallback
                 )
                 there = replace(there, x=self.actnorm.inverse(there.x))
-            x, v = split_state(there.x, self.actnorm.features)
-            x, labels = centred(x, clouds).cpu(), self.dequantiser.labels(v)
-            if given is not None:
-                x = given.in_place(x, group.segments)
-                for found, stated in zip(labels, fragment.labels, strict=True):
-                    found[rows] = stated
-            kind, integers = (part.cpu() for part in labels)
-            numbers, charges = self.types.labels(kind)
-            if "formal_charge" in self.integer_features:
-                charges = integers[:, self.integer_features.index("formal_charge")]
-            molecules = Clouds(
-                x,
-                group.ptr,
-                numbers,
-                charges=charges,
-                properties=as_asked(group.properties),
-            )
+            molecules, integers = self._decoded(group, there.x, given)
             parts.append(DrawnMolecules(molecules, None, integers, **there.ending()))
         return DrawnMolecules.join(parts)
 

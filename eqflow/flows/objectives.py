@@ -60,35 +60,37 @@ class FlowMatching(AbstractObjective):
     r"""Regress the field on the velocity of straight paths from structures to noise.
 
     :math:`\mathcal L = \mathbb E\, \lVert v(t, (1 - t) x + t z) - (z - x) \rVert^2 / ((n - 1) d)`,
-    with one time a cloud, stratified over the batch, and `(x, z)` drawn by the coupling. Features
+    with one time :math:`t = u^p` a cloud, `u` uniform and stratified over the batch, and `(x, z)`
+    drawn by the coupling. Features
     beside the positions have independent noise and a term of their own: the same per feature, or,
     where the field predicts categories, the cross-entropy of its posterior.
 
     Args:
         coupling: How noise is paired with structures.
         feature_weight: Weight of the features' term.
+        time_power: `p`; above 1 there are more times near the structures than near the noise.
 
     Raises:
-        UsageError: If the weight is negative.
+        UsageError: If the weight is negative, or the power not positive.
 
     References: Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747,
     eq. 23; Variational Flow Matching for Graph Generation (Eijkelboom et al., 2024),
     arXiv:2406.04843, eq. 11, for categories.
     """
 
-    def __init__(self, coupling: AbstractCoupling, feature_weight: float = 1.0) -> None:
-        if not 0 <= feature_weight < math.inf:
-            raise UsageError(
-                f"objective.feature_weight: found {feature_weight}, expected 0 or more."
-            )
+    def __init__(
+        self, coupling: AbstractCoupling, feature_weight: float = 1.0, time_power: float = 1.0
+    ) -> None:
+        require_weights(feature_weight, time_power)
         self.coupling = coupling
         self.feature_weight = feature_weight
+        self.time_power = time_power
 
     def __call__(self, flow: ContinuousFlow, batch: Batch, source: torch.Generator) -> Loss:
         """The mean squared error of the velocity, per degree of freedom, and the features' term."""
         x, clouds, width = batch.x.detach(), batch.clouds, flow.field.state_features
         z = self._noise(x, clouds, batch.types, width, source)
-        t = stratified_times(clouds.count, x, source)
+        t = stratified_times(clouds.count, x, source) ** self.time_power
         s = clouds.expand(t).unsqueeze(1)
         v, logits = flow.velocity_and_logits(t, (1 - s) * x + s * z, clouds, batch.context)
         of_positions, of_features = split_state((v - (z - x)).square(), width)
@@ -187,6 +189,18 @@ class MaximumLikelihood(AbstractObjective):
             loss = loss + self.kinetic * kinetic + self.jacobian * jacobian
             terms |= {"kinetic": float(kinetic.detach()), "jacobian": float(jacobian.detach())}
         return Loss(loss, {"loss": float(loss.detach()), **terms})
+
+
+def require_weights(feature_weight: float, time_power: float) -> None:
+    """Check what weighs the parts of an objective that matches a flow.
+
+    Raises:
+        UsageError: If the weight is negative, or the power not positive.
+    """
+    if not 0 <= feature_weight < math.inf:
+        raise UsageError(f"objective.feature_weight: found {feature_weight}, expected 0 or more.")
+    if not 0 < time_power < math.inf:
+        raise UsageError(f"objective.time_power: found {time_power}, expected above 0.")
 
 
 def stratified_times(count: int, like: Tensor, source: torch.Generator) -> Tensor:

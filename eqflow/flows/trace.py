@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,6 +51,19 @@ class AbstractDivergence(ABC):
     def estimates(self) -> int:
         """Number K of independent estimates."""
         return 1
+
+    def standard_error(self, estimates: Tensor) -> Tensor:
+        """Standard error of the mean of independent estimates (B, K), shape (B,).
+
+        It is 0 of an exact trace, NaN where an integration failed, and NaN of a single estimate,
+        which cannot tell.
+        """
+        if self.is_exact:
+            return 0 * estimates[:, 0]  # NaN where the integration failed
+        count = estimates.shape[1]
+        if count < 2:
+            return estimates.new_full((len(estimates),), float("nan"))
+        return estimates.std(1) / math.sqrt(count)
 
     @abstractmethod
     def __call__(self, velocity: Velocity, x: Tensor, clouds: Segments, probes: Tensor) -> Trace:

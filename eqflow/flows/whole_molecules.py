@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,9 +13,9 @@ from eqflow.errors import UsageError
 from eqflow.flows.abstract import AbstractFlow
 from eqflow.flows.atom_types import AtomTypes
 from eqflow.flows.inpainting import Fixed
-from eqflow.flows.properties import Asked
+from eqflow.flows.properties import Asked, as_asked
 from eqflow.flows.sizes import Sizes
-from eqflow.geometry import Clouds, Segments, centred
+from eqflow.geometry import Clouds, Segments
 
 
 class AbstractMolecularFlow(AbstractFlow):
@@ -27,26 +28,6 @@ class AbstractMolecularFlow(AbstractFlow):
 
     sizes: Sizes
     types: AtomTypes
-
-    def _positions(self, clouds: Clouds) -> tuple[Tensor, Segments]:
-        """Centred positions in the unit of the data, as precise as the weights, and whose.
-
-        Raises:
-            UsageError: If the clouds have another dimension.
-        """
-        if clouds.dimension != self.dimension:
-            raise UsageError(
-                f"found clouds in {clouds.dimension} dimensions, expected {self.dimension}."
-            )
-        like = next(self.parameters())
-        segments = Segments(clouds.ptr.to(like.device))
-        x = centred(clouds.x.to(like.device, torch.float64), segments)
-        return x.to(like.dtype), segments
-
-    def _context(self, clouds: Clouds, segments: Segments, like: Tensor) -> Tensor | None:
-        if self.properties is None:
-            return None
-        return self.properties.context(clouds, segments, like)
 
     def make_up(
         self,
@@ -63,8 +44,8 @@ class AbstractMolecularFlow(AbstractFlow):
             UsageError: As `draw`.
         """
         asked, _ = self.conditions(count, properties, 1)
-        least = 1 if fixed is None else len(Fixed.of(fixed))
-        return self._template(count, seed, sizes, asked, least)
+        given = None if fixed is None else Fixed.of(fixed)
+        return self._template(count, seed, sizes, asked, given)
 
     def _template(
         self,
@@ -72,12 +53,13 @@ class AbstractMolecularFlow(AbstractFlow):
         seed: int,
         sizes: int | Sequence[int] | None,
         properties: Mapping[str, Tensor],
-        least: int,
+        given: Fixed | None,
     ) -> Clouds:
-        """Clouds of the sizes to be drawn, none below `least`, with all points at the origin."""
+        """Clouds of the sizes to be drawn, with all points at the origin."""
         if count < 1:
             raise UsageError(f"sample: found n = {count}, expected at least 1.")
         source = rng.generator(seed, "sample", "sizes")
+        least = 1 if given is None else len(given)
         if sizes is None and self.properties is not None and properties:
             places = self.properties.draw(properties, source, self.sizes.sizes >= least)
             sizes = self.sizes.sizes[places].tolist()
@@ -85,3 +67,9 @@ class AbstractMolecularFlow(AbstractFlow):
         segments = Segments.of_lengths(lengths)
         x = torch.zeros(segments.rows, self.dimension)
         return Clouds(x, segments.ptr, properties=properties)
+
+    def _filled(self, template: Clouds, x: Tensor, kinds: Tensor) -> Clouds:
+        """A template with positions (N, d), in the unit of the data, and types of atoms (N,)."""
+        numbers, charges = self.types.labels(kinds.cpu())
+        properties = as_asked(template.properties)
+        return replace(template, x=x, numbers=numbers, charges=charges, properties=properties)

@@ -71,6 +71,7 @@ class CategoricalEGNNField(AbstractField):
         time_frequencies: As in `Conditioning`.
         cutoff: Connect points within this distance (in the unit of `x`), their messages ending
             smoothly; complete graphs where None.
+        radial: As in `EGNN`.
 
     Raises:
         UsageError: If there is no category, or an option is out of range.
@@ -92,6 +93,7 @@ class CategoricalEGNNField(AbstractField):
         coordinate_range: float | None = None,
         time_frequencies: int = 3,
         cutoff: float | None = None,
+        radial: int = 0,
     ) -> None:
         super().__init__()
         if categories < 1 or min(feature_spread, feature_scale) <= 0:
@@ -115,6 +117,7 @@ class CategoricalEGNNField(AbstractField):
             coordinate_update=coordinate_update,
             coordinate_range=coordinate_range,
             input_distance=True,
+            radial=radial,
             cutoff=cutoff,
             output_features=categories,
         )

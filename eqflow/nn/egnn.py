@@ -19,6 +19,7 @@ from eqflow.edges import (
 )
 from eqflow.errors import ShapeError, UsageError
 from eqflow.nn.egcl import EGCL, CoordinateUpdate
+from eqflow.nn.radial import OfDistance, radial_basis
 
 
 class EGNN(nn.Module):
@@ -34,6 +35,8 @@ class EGNN(nn.Module):
         coordinate_range: Bound of the coordinate weights summed over all layers (the published
             flow: 15); each layer gets an equal part. Unbounded where None.
         input_distance: Give each layer the squared distance at the network's input as well.
+        radial: Number of `radial_basis` functions of that distance which each layer is given
+            besides; a bond's length is read off them sooner than off a square.
         cutoff: Distance between the input positions at which the messages of all layers end
             smoothly, in the unit of `x`; none where None.
         positions_only: Leave out the last feature update and the output layer, whose work a field
@@ -65,6 +68,7 @@ class EGNN(nn.Module):
         coordinate_range: float | None = None,
         edge_features: int = 0,
         input_distance: bool = False,
+        radial: int = 0,
         cutoff: float | None = None,
         momentum: bool = False,
         positions_only: bool = False,
@@ -77,6 +81,11 @@ class EGNN(nn.Module):
             raise UsageError(
                 f"EGNN: found features={features}, width={width}, edge_features={edge_features}; "
                 "expected at least 1, 1 and 0."
+            )
+        if radial < 0 or (radial and not input_distance) or radial == 1:
+            raise UsageError(
+                f"EGNN: found radial={radial} with input_distance={input_distance}; expected 0, or "
+                "at least 2 and input_distance=True."
             )
         if coordinate_range is not None and not 0 < coordinate_range < math.inf:
             raise UsageError(
@@ -95,13 +104,14 @@ class EGNN(nn.Module):
                 f"positions_only={positions_only}; expected at least 1, and an output layer."
             )
         self.input_distance = input_distance
+        self.radial = radial
         self.cutoff = cutoff
         self.edge_features = edge_features
         self.embed = nn.Linear(features, width)
         self.layers = nn.ModuleList(
             EGCL(
                 width,
-                edge_features=edge_features + int(input_distance),
+                edge_features=edge_features + int(input_distance) + radial,
                 attention=attention,
                 infer_edges=infer_edges,
                 coordinate_update=coordinate_update,
@@ -183,7 +193,10 @@ class EGNN(nn.Module):
         difference = Dual(*(gather(part, edges) - gather(part, edges, "receiver") for part in x))
         d2 = difference.value.square().sum(-1)
         dd2 = 2 * (difference.value.unsqueeze(1) * difference.tangent).sum(-1)
-        attributes = Dual(d2.unsqueeze(1), dd2.unsqueeze(2)) if self.input_distance else None
+        attributes = None
+        if self.input_distance:
+            value, slope = self.distance_attributes(d2)
+            attributes = Dual(value, slope.unsqueeze(1) * dd2.unsqueeze(2))
         if self.cutoff is None:
             return attributes, None
         d = (d2 + DISTANCE_EPSILON).sqrt()
@@ -205,11 +218,21 @@ class EGNN(nn.Module):
         if self.cutoff is not None:
             envelope = smooth_cutoff((d2 + DISTANCE_EPSILON).sqrt(), self.cutoff)
         if self.input_distance:
-            column = d2.unsqueeze(1)
+            columns = self.distance_attributes(d2).value
             edge_attributes = (
-                column if edge_attributes is None else torch.cat([edge_attributes, column], 1)
+                columns if edge_attributes is None else torch.cat([edge_attributes, columns], 1)
             )
         return edge_attributes, envelope
+
+    def distance_attributes(self, d2: Tensor) -> OfDistance:
+        """What each layer is given of squared input distances (...): the square first."""
+        own = d2.unsqueeze(-1)
+        if not self.radial:
+            return OfDistance(own, torch.ones_like(own))
+        basis = radial_basis(d2, self.radial)
+        return OfDistance(
+            torch.cat([own, basis.value], -1), torch.cat([torch.ones_like(own), basis.slope], -1)
+        )
 
     def _check(self, h: Tensor, edges: Edges, edge_attributes: Tensor | None) -> None:
         if h.shape != (edges.nodes, self.embed.in_features):

@@ -6,7 +6,6 @@ senders `s`. Made without a graph for autograd, and for nothing else than direct
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +14,14 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from eqflow.edges import DISTANCE_EPSILON
-from eqflow.edges.products import product, products
+from eqflow.edges.products import product
 from eqflow.nn.egcl import EGCL
+from eqflow.nn.radial import OfDistance
+
+# Numbers in what one sender sends: several of these have to fit a core's cache, and to fill a GPU.
+CPU_CACHE = 2**16
+GPU_CACHE = 2**25
+EVERY = slice(None)
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Linearised:
         s, t: Slopes of the first activation, and of the second times the gate; (B, n, n, F).
         lean, omega: `l` and `ω` of the gate, (B, n, n, F), or None.
         mu: `∂φ_x / ∂z`, (B, n, n, F).
+        columns: `∂z / ∂d²` and, where there are attributes of the input distance, `∂z` by its
+            square: (F,), or (B, n, n, F) where they are curved.
         c: Coordinate weight divided by `d + 1` or `n − 1`, (B, n, n).
         by_phi, by_d2: Its derivatives by the output of `φ_x` and, that output fixed, by `d²`.
         node: Slope of the activation in `φ_h`, (B, n, F), or None where features stay.
@@ -48,33 +55,48 @@ class Linearised:
     lean: Tensor | None
     omega: Tensor | None
     mu: Tensor
+    columns: list[Tensor]
     c: Tensor
     by_phi: Tensor
     by_d2: Tensor
     node: Tensor | None
 
     @classmethod
-    def of(cls, layer: EGCL, x: Tensor, h: Tensor, a: Tensor | None) -> Linearised:
-        """Evaluate the layer, keeping what its derivative needs."""
-        others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    def of(
+        cls, layer: EGCL, x: Tensor, h: Tensor, a: OfDistance | None, others: Tensor
+    ) -> Linearised:
+        """Evaluate the layer, keeping what its derivative needs.
+
+        Args:
+            layer: The layer.
+            x, h: State before it, (B, n, d) and (B, n, F).
+            a: Edge attributes, functions of squared input distances, (B, n, n, K).
+            others: 1 between two points and 0 from a point to itself, (n, n).
+        """
         difference = differences(x)
         d2 = squared(difference)
-        scalars = d2.unsqueeze(-1) if a is None else torch.stack([d2, a], -1)
+        scalars = d2.unsqueeze(-1)
+        columns = list(layer.scalars.weight.t())
+        if a is not None:
+            scalars = torch.cat([scalars, a.value], -1)
+            if a.value.shape[-1] > 1:
+                columns[1:] = [product(a.slope, layer.scalars.weight[:, 1:])]
         z = product(scalars, layer.scalars.weight)
         z += layer.receiver(h).unsqueeze(2)
         z += layer.sender(h).unsqueeze(1)
         m, s = _activated(z)
         W = layer.message.weight
         m, t = _activated(product(m, W, layer.message.bias))
-        t *= others.unsqueeze(-1)
 
         lean = omega = None
+        gate = others.unsqueeze(-1)
         if layer.attention is not None:
-            gate = torch.sigmoid(layer.attention(m))
-            lean = m * (gate * (1 - gate))
+            opened = torch.sigmoid(layer.attention(m))
+            gate = opened * gate
+            lean = m * (gate - gate * opened)
             omega = product(t * layer.attention.weight[0], W.t()).mul_(s)
-            t *= gate
-            m = m * gate
+        t *= gate
+        m *= gate
         W_x = layer.coordinate.weight
         phi, slope = _activated(product(m, W_x, layer.coordinate.bias))
         nu = product(slope * layer.coordinate_out.weight[0], W_x.t())  # ∂φ/∂m
@@ -83,14 +105,16 @@ class Linearised:
             mu += (nu * lean).sum(-1, keepdim=True) * omega
 
         phi = layer.coordinate_out(phi).squeeze(-1)
-        by_phi = torch.ones_like(phi)
-        if layer.coordinate_range is not None:
-            phi = layer.coordinate_range * torch.tanh(phi)
-            by_phi = layer.coordinate_range - phi.square() / layer.coordinate_range
+        R = layer.coordinate_range
+        if R is None:
+            by_phi = torch.ones_like(phi)
+        else:
+            phi = R * torch.tanh(phi)
+            by_phi = R - phi.square() / R
         if layer.stabilized:
             d = (d2 + DISTANCE_EPSILON).sqrt()
             divided = others / (d + 1)
-            by_d2 = -phi * divided / (2 * d * (d + 1))
+            by_d2 = phi * divided / (-2 * d * (d + 1))
         else:
             divided = others / max(x.shape[1] - 1, 1)
             by_d2 = torch.zeros_like(phi)
@@ -99,9 +123,8 @@ class Linearised:
 
         node = None
         if layer.feature_update is not None:
-            total = torch.einsum("rs,brsf->brf", others, m)
             inner, _, outer = layer.feature_update
-            value, node = _activated(inner(torch.cat([h, total], -1)))
+            value, node = _activated(inner(torch.cat([h, m.sum(2)], -1)))
             h = h + outer(value)
         return cls(
             layer=layer,
@@ -113,6 +136,7 @@ class Linearised:
             lean=lean,
             omega=omega,
             mu=mu,
+            columns=columns,
             c=c,
             by_phi=by_phi * divided,
             by_d2=by_d2,
@@ -120,28 +144,40 @@ class Linearised:
         )
 
     @cached_property
-    def by_scalars(self) -> list[Tensor]:
-        """`∂m / ∂(d², a)`, (B, n, n, F) each."""
-        return [self._by_scalar(column) for column in self.layer.scalars.weight.t()]
+    def phi_by_scalars(self) -> list[Tensor]:
+        """`∂φ_x` by `d²` and by the squared input distance, (B, n, n) each."""
+        return [_dot(self.mu, column) for column in self.columns]
 
     @cached_property
-    def phi_by_scalars(self) -> list[Tensor]:
-        """`∂φ_x / ∂(d², a)`, (B, n, n) each."""
-        return list((self.mu @ self.layer.scalars.weight).unbind(-1))
+    def by_numbers(self) -> Tensor:
+        """`∂m_rs` by each of q numbers of an edge, (B, n, q n, F): of its gate, `d²` and `a`."""
+        by = [self._by_scalar(column) for column in self.columns]
+        return torch.cat(by if self.lean is None else [self.lean, *by], 2)
+
+    @cached_property
+    def readings(self) -> tuple[Tensor, Tensor]:
+        """`μ` and the gate's `ω`, (B, n, k n, F): for each receiver, and for each sender."""
+        both = torch.stack([self.mu] if self.omega is None else [self.mu, self.omega], 2)
+        return both.flatten(2, 3), both.transpose(1, 3).flatten(2, 3)
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """`∂x_r/∂x_s` with the coordinate weights fixed, (B, n, n): `1 + Σ_s c_rs` and `−c_rs`."""
+        return (1 + self.c.sum(2)).diag_embed() - self.c
 
     @cached_property
     def by_distance(self) -> tuple[Tensor, Tensor]:
         """`∂m/∂d²` (B, n, n, F) and `∂c/∂d²` (B, n, n) where `h` is fixed and `x` the input."""
-        gm = self._by_scalar(self.layer.scalars.weight.sum(1))
+        gm = self._by_scalar(sum(self.columns[1:], self.columns[0]))
         return gm, self.by_phi * sum(self.phi_by_scalars) + self.by_d2
 
     def _by_scalar(self, column: Tensor) -> Tensor:
         dm = product(self.s * column, self.layer.message.weight).mul_(self.t)
         if self.lean is not None and self.omega is not None:
-            dm += self.lean * (self.omega @ column).unsqueeze(-1)
+            dm.addcmul_(self.lean, _dot(self.omega, column).unsqueeze(-1))
         return dm
 
-    def push_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def push_points(self, points: slice) -> tuple[Tensor, Tensor]:
         """The first layer's tangents along the coordinates of P points.
 
         Returns:
@@ -149,25 +185,24 @@ class Linearised:
         """
         gm, gc = self.by_distance
         d = self.difference.shape[-1]
-        along = torch.arange(len(points), device=points.device)
         ahead = self.difference[:, :, points]  # ½ ∂d²_kp / ∂x_p, (B, n, P, d)
         own = -self.difference[:, points]  # ½ ∂d²_ps / ∂x_p, (B, P, n, d)
         eye = torch.eye(d, dtype=gc.dtype, device=gc.device)
 
         # −∂(c D)_kb / ∂x_pa, at every k as a sender's effect, then at p as a receiver.
-        dx = -2 * torch.einsum("bkp,bkpa,bkpe->bkpae", gc[:, :, points], ahead, ahead)
+        dx = (-2 * gc[:, :, points, None] * ahead).unsqueeze(-1) * ahead.unsqueeze(-2)
         dx -= self.c[:, :, points, None, None] * eye
-        at = 2 * torch.einsum("bps,bpsa,bpse->bpae", gc[:, points], own, own)
+        at = (2 * gc[:, points].unsqueeze(-1) * own).transpose(2, 3) @ own
         at += self.c[:, points].sum(2)[..., None, None] * eye
-        dx[:, points, along] = at + eye
+        own_of(dx, points).copy_(at + eye)
 
         reach = self._node(gm[:, :, points])  # the axes of a point differ by a factor
-        dh = 2 * ahead.unsqueeze(-1) * reach.unsqueeze(3)
-        total = 2 * torch.einsum("bpsa,bpsf->bpaf", own, gm[:, points])
-        dh[:, points, along] = self._node(total, points)
+        dh = (2 * ahead).unsqueeze(-1) * reach.unsqueeze(3)
+        total = (2 * own).transpose(2, 3) @ gm[:, points]
+        own_of(dh, points).copy_(self._node(total, points))
         return dx, dh
 
-    def push_features(self, points: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def push_features(self, points: slice, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer's tangents along features of P points.
 
         Args:
@@ -179,14 +214,13 @@ class Linearised:
         """
         P = product(inputs, self.layer.receiver.weight)  # (K, F)
         Q = product(inputs, self.layer.sender.weight)
-        along = torch.arange(len(points), device=points.device)
         D, own_D = self.difference[:, :, points], self.difference[:, points]
 
         # At every r as a sender's effect, then at p as a receiver.
         dc = self.by_phi[:, :, points].unsqueeze(-1) * (self.mu[:, :, points] @ Q.t())
         dx = -dc.unsqueeze(-1) * D.unsqueeze(3)
         dc = self.by_phi[:, points].unsqueeze(-1) * (self.mu[:, points] @ P.t())
-        dx[:, points, along] = -torch.einsum("bpsk,bpse->bpke", dc, own_D)
+        own_of(dx, points).copy_(-(dc.transpose(2, 3) @ own_D))
 
         dm = product(self.s[:, :, points].unsqueeze(3) * Q, self.layer.message.weight)
         dm *= self.t[:, :, points].unsqueeze(3)
@@ -198,73 +232,84 @@ class Linearised:
             total += dg.transpose(2, 3) @ self.lean[:, points]
         dh = self._node(dm.flatten(2, 3)).view_as(dm)
         own = inputs.expand_as(total)
-        dh[:, points, along] = own + self._node(total, points, own)
+        own_of(dh, points).copy_(own + self._node(total, points, own))
         return dx, dh
 
-    def push(self, dx: Tensor, dh: Tensor, da: Tensor | None, budget: int) -> tuple[Tensor, Tensor]:
-        """Tangents after the layer of all nodes; `da` (B, n, n, S) are those of `a`."""
+    def push(self, dx: Tensor, dh: Tensor, da: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tangents after the layer of all nodes.
+
+        Args:
+            dx, dh: Those before it along S directions, (B, n, S, d) and (B, n, S, F).
+            da: Those of `a`, (B, n, n, S).
+        """
+        B, n, S, F = dh.shape
         P = product(dh, self.layer.receiver.weight)  # (B, r, S, F)
         Q = product(dh, self.layer.sender.weight)  # (B, s, S, F)
-        along = self.difference @ dx.transpose(2, 3)  # D · dx_r
-        dd2 = -2 * (along + along.transpose(1, 2))  # as D_sr = −D_rs
+        along = (-2 * self.difference) @ dx.transpose(2, 3)
+        dd2 = along + along.transpose(1, 2)  # −2 D · (dx_r − dx_s), as D_sr = −D_rs
+
+        of_receivers, of_senders = self.readings
+        read = (of_receivers @ P.transpose(2, 3)).view(B, n, -1, n, S)
+        read += (of_senders @ Q.transpose(2, 3)).view(B, n, -1, n, S).transpose(1, 3)
+        dphi, dg = read[:, :, 0], read[:, :, 1:].flatten(2, 3)
         scalars = [dd2] if da is None else [dd2, da]
+        for moved, phi_by in zip(scalars, self.phi_by_scalars, strict=True):
+            dphi.addcmul_(phi_by.unsqueeze(-1), moved)
+        dc = self.by_phi.unsqueeze(-1) * dphi
+        dc.addcmul_(self.by_d2.unsqueeze(-1), dd2)
 
-        dphi = self.mu @ P.transpose(2, 3)
-        dphi += (self.mu.transpose(1, 2) @ Q.transpose(2, 3)).transpose(1, 2)
-        total = P @ self._own_block().transpose(2, 3) + self._from_senders(Q, budget)
-        if self.lean is not None and self.omega is not None:
-            dg = self.omega @ P.transpose(2, 3)
-            dg += (self.omega.transpose(1, 2) @ Q.transpose(2, 3)).transpose(1, 2)
-            total += dg.transpose(2, 3) @ self.lean
-        for moved, by, phi_by in zip(scalars, self.by_scalars, self.phi_by_scalars, strict=True):
-            dphi += phi_by.unsqueeze(-1) * moved
-            total += moved.transpose(2, 3) @ by
-        dc = dphi.mul_(self.by_phi.unsqueeze(-1)).addcmul_(self.by_d2.unsqueeze(-1), dd2)
+        total = P @ self._own_block().transpose(2, 3)
+        numbers = torch.cat([dg, *scalars], 2).flatten(0, 1).transpose(1, 2)
+        total.view(B * n, S, F).baddbmm_(numbers, self.by_numbers.flatten(0, 1))
+        self._add_from_senders(total, Q)
 
-        pulled = dx + dx * self.c.sum(2)[..., None, None]
-        pulled -= torch.einsum("brs,bsud->brud", self.c, dx)
-        pulled -= dc.transpose(2, 3) @ self.difference
-        return pulled, dh + self._node(total, None, dh)
+        pulled = (self.pull @ dx.flatten(2)).view(B * n, S, -1)
+        pulled.baddbmm_(dc.flatten(0, 1).transpose(1, 2), self.difference.flatten(0, 1), alpha=-1)
+        return pulled.view_as(dx), self._node(total, dh=dh).add_(dh)
 
-    def _own_block(self, points: Tensor | None = None) -> Tensor:
+    def _own_block(self, points: slice = EVERY) -> Tensor:
         """`Σ_s ∂m_rs/∂z` of all or some points without the gate's part, (B, n, F, F)."""
-        t, s = (part if points is None else part[:, points] for part in (self.t, self.s))
+        t, s = self.t[:, points], self.s[:, points]
         return (t.transpose(2, 3) @ s).mul_(self.layer.message.weight)
 
-    def _from_senders(self, Q: Tensor, budget: int) -> Tensor:
-        """`Σ_s diag(t_rs) W diag(s_rs) Q_s`, (B, n, S, F): what costs `(n F)² S`."""
-        B, n, S, F = Q.shape
-        rows = Q.transpose(1, 2).reshape(B, S, n * F)
-        found = Q.new_empty(B, S, n, F)
-        weight = self.layer.message.weight.unsqueeze(1)  # (F, 1, F)
-        clouds = min(max(budget // (n * F) ** 2, 1), B)
-        step = min(max(budget // (n * F * F), 1), n)
-        room = Q.new_empty(clouds * step * n * F * F)  # allocating costs more than a pass
-        for b in range(0, B, clouds):
-            for r in range(0, n, step):
-                t, s = (part[b : b + clouds, r : r + step] for part in (self.t, self.s))
-                shape = (*t.shape[:2], F, n, F)
-                block = torch.mul(s.unsqueeze(2), weight, out=room[: math.prod(shape)].view(shape))
-                block *= t.transpose(2, 3).unsqueeze(-1)
-                sent = products(rows[b : b + clouds], block.view(len(t), -1, n * F))
-                found[b : b + clouds, :, r : r + step] = sent.view(len(t), S, -1, F)
-        return found.transpose(1, 2)
+    def _add_from_senders(self, found: Tensor, Q: Tensor) -> None:
+        """Add `Σ_s diag(t_rs) W diag(s_rs) Q_s`, (B, n, S, F): what costs `(n F)² S`.
 
-    def trace_at(self, points: Tensor, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:
+        A sender after another, so that what it sends is multiplied and added to the receivers' sums
+        before it leaves the cache.
+        """
+        B, n, S, F = Q.shape
+        W = self.layer.message.weight.t().contiguous()
+        budget = GPU_CACHE if Q.is_cuda else CPU_CACHE
+        clouds = min(max(budget // (n * S * F), 1), B)
+        receivers = min(max(budget // (S * F), 1), n)
+        room = Q.new_empty(2, clouds * receivers * S * F)  # allocating costs more than a pass
+        for b in range(0, B, clouds):
+            for r in range(0, n, receivers):
+                total = found[b : b + clouds, r : r + receivers]
+                slopes = self.s[b : b + clouds, r : r + receivers].unsqueeze(3).unbind(2)
+                weights = self.t[b : b + clouds, r : r + receivers].unsqueeze(3).unbind(2)
+                sent, moved = (part[: total.numel()].view(total.shape) for part in room)
+                rows, moved_rows = sent.view(-1, F), moved.view(-1, F)
+                for s, t, q in zip(slopes, weights, Q[b : b + clouds].unbind(1), strict=True):
+                    torch.mul(s, q.unsqueeze(1), out=sent)
+                    torch.mm(rows, W, out=moved_rows)
+                    total.addcmul_(moved, t)
+
+    def trace_at(self, points: slice, dx: Tensor, dh: Tensor, da: Tensor | None) -> Tensor:
         """`Σ_p Σ_a (∂x_pa/∂x_pa − 1)` after the layer, for the coordinates of `points`, (B,).
 
         The tangents before it are (B, n, P, d, d), (B, n, P, d, F) and, of `a`, (B, n, n, P, d).
         """
-        along = torch.arange(len(points), device=dx.device)
-        own_x, own_h = dx[:, points, along], dh[:, points, along]  # (B, P, d, ·)
+        own_x, own_h = own_of(dx, points), own_of(dh, points)  # (B, P, d, ·)
         dx, dh = dx.transpose(1, 2), dh.transpose(1, 2)  # (B, P, s, d, ·)
 
         D, mu = self.difference[:, points], self.mu[:, points]
         apart = dx - own_x.unsqueeze(2)
-        dd2 = 2 * torch.einsum("bpse,bpsae->bpsa", D, apart)
+        dd2 = 2 * (apart * D.unsqueeze(3)).sum(-1)
         scalars = [dd2]
         if da is not None:
-            scalars.append(da[:, points, :, along].transpose(0, 1))
+            scalars.append(own_of(da.movedim(3, 2), points))
         dphi = (mu @ self.layer.receiver.weight) @ own_h.transpose(2, 3)
         dphi += torch.einsum("bpsf,bpsaf->bpsa", mu @ self.layer.sender.weight, dh)
         for moved, phi_by in zip(scalars, self.phi_by_scalars, strict=True):
@@ -278,13 +323,12 @@ class Linearised:
         moved = moved - (dc * D).sum(2) - (self.c[:, points].unsqueeze(-1) * along_itself).sum(2)
         return moved.sum((1, 2))
 
-    def features_at(self, points: Tensor, dx: Tensor, dh: Tensor) -> Tensor:
+    def features_at(self, points: slice, dx: Tensor, dh: Tensor) -> Tensor:
         """Tangents after the layer of the features of `points` along their own, (B, P, K, F).
 
         Those before it are (B, n, P, K, d) and (B, n, P, K, F).
         """
-        along = torch.arange(len(points), device=dx.device)
-        own_x, own_h = dx[:, points, along], dh[:, points, along]  # (B, P, K, ·)
+        own_x, own_h = own_of(dx, points), own_of(dh, points)  # (B, P, K, ·)
         apart = dx.transpose(1, 2) - own_x.unsqueeze(2)  # (B, P, s, K, d)
         dd2 = 2 * torch.einsum("bpse,bpske->bpsk", self.difference[:, points], apart)
 
@@ -298,22 +342,29 @@ class Linearised:
             total += dg @ self.lean[:, points]
         return own_h + self._node(total, points, own_h)
 
-    def _node(
-        self, total: Tensor, points: Tensor | None = None, dh: Tensor | None = None
-    ) -> Tensor:
+    def _node(self, total: Tensor, points: slice = EVERY, dh: Tensor | None = None) -> Tensor:
         """Tangent of the feature update from those of the message sum, and of `h`."""
         inner, _, outer = self.layer.feature_update
-        if dh is None:
-            moved = product(total, inner.weight[:, -total.shape[-1] :])
-        else:
-            moved = product(torch.cat([dh, total], -1), inner.weight)
-        node = self.node if points is None else self.node[:, points]
-        return product(moved.mul_(node.unsqueeze(2)), outer.weight)
+        of_h, of_total = inner.weight.tensor_split([self.h.shape[-1]], 1)
+        moved = product(total, of_total)
+        if dh is not None:
+            moved += product(dh, of_h)
+        return product(moved.mul_(self.node[:, points].unsqueeze(2)), outer.weight)
+
+
+def own_of(tangents: Tensor, points: slice) -> Tensor:
+    """Those of P points along their own directions, (B, n, P, …) to a view (B, P, …)."""
+    return torch.diagonal(tangents[:, points], dim1=1, dim2=2).movedim(-1, 1)
 
 
 def differences(x: Tensor) -> Tensor:
     """`x_s − x_r`, (B, n, d) to (B, r, s, d)."""
     return x.unsqueeze(1) - x.unsqueeze(2)
+
+
+def _dot(rows: Tensor, column: Tensor) -> Tensor:
+    """Inner products over the last axis with one vector (F,), or with one of each row."""
+    return rows @ column if column.dim() == 1 else (rows * column).sum(-1)
 
 
 def squared(difference: Tensor) -> Tensor:
@@ -323,4 +374,4 @@ def squared(difference: Tensor) -> Tensor:
 
 def _activated(z: Tensor) -> tuple[Tensor, Tensor]:
     """`silu(z)` and its slope."""
-    return silu(z), torch.ops.aten.silu_backward(torch.ones_like(z), z)
+    return silu(z), torch.ops.aten.silu_backward(z.new_ones(()).expand_as(z), z)

@@ -63,6 +63,7 @@ class MaskedEGNNField(AbstractMaskedField):
         time_frequencies: As in `Conditioning`.
         cutoff: Connect points within this distance (in the unit of `x`), their messages ending
             smoothly; complete graphs where None.
+        radial: As in `EGNN`.
 
     Raises:
         UsageError: If there is no category, or an option is out of range.
@@ -82,6 +83,7 @@ class MaskedEGNNField(AbstractMaskedField):
         coordinate_range: float | None = None,
         time_frequencies: int = 3,
         cutoff: float | None = None,
+        radial: int = 0,
     ) -> None:
         super().__init__()
         if categories < 1:
@@ -101,6 +103,7 @@ class MaskedEGNNField(AbstractMaskedField):
             coordinate_update=coordinate_update,
             coordinate_range=coordinate_range,
             input_distance=True,
+            radial=radial,
             cutoff=cutoff,
             output_features=categories,
         )

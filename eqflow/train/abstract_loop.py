@@ -30,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 from eqflow.errors import EqflowError, MemoryExhausted, NumericalError, SolverFailed
 from eqflow.flows.objectives import Loss
 from eqflow.train.config import LoopConfig
+from eqflow.train.optimizers import build_optimizer
 from eqflow.train.processes import Processes
 from eqflow.train.progress import Gradient, Progress
 
@@ -69,7 +70,7 @@ class AbstractTrainer(ABC, Generic[Model]):
         self.processes = processes or Processes()
         self.device = next(model.parameters()).device
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizer = self.build_optimizer()
+        self.optimizer = build_optimizer(config, model)
         self.average: AveragedModel = AveragedModel(
             model, multi_avg_fn=moving_average(config.ema_decay)
         )
@@ -103,14 +104,6 @@ class AbstractTrainer(ABC, Generic[Model]):
 
         A function of the weights alone. Calls `keep_best` if they are the best so far.
         """
-
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        """Adam with decoupled weight decay, unless the task has another."""
-        return torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
 
     @property
     def averaged(self) -> Model:
@@ -356,19 +349,23 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
 
 
 def _require_alike(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a state in which one parameter has other entries than the rest, or of another shape.
+    """Refuse a state in which one parameter of a group has other entries than the rest of it.
+
+    An entry has the shape of its parameter or is a number.
 
     Raises:
         ValueError: If there is one; loading does not look into entries, and a step would fail.
     """
-    entries = [(parameter.shape, dict(entry)) for parameter, entry in optimizer.state.items()]
-    for shape, entry in entries:
-        fits = all(
-            isinstance(value, Tensor) and value.shape in (shape, torch.Size([]))
-            for value in entry.values()
-        )
-        if not fits or entry.keys() != entries[0][1].keys():
-            raise ValueError("the optimizer's entries of a parameter are damaged")
+    for group in optimizer.param_groups:
+        stated = [weight for weight in group["params"] if weight in optimizer.state]
+        entries = [(weight.shape, dict(optimizer.state[weight])) for weight in stated]
+        for shape, entry in entries:
+            fits = all(
+                isinstance(value, Tensor) and value.shape in (shape, torch.Size([]))
+                for value in entry.values()
+            )
+            if not fits or entry.keys() != entries[0][1].keys():
+                raise ValueError("the optimizer's entries of a parameter are damaged")
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

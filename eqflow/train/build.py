@@ -138,7 +138,9 @@ def _objective(config: Config) -> AbstractObjective:
                 "alone; with objective=flow_matching use gaussian, argmax or uniform."
             )
         matching = MaskedMatching if isinstance(config.model, MaskedModelConfig) else FlowMatching
-        return matching(COUPLINGS[objective.coupling](), objective.feature_weight)
+        return matching(
+            COUPLINGS[objective.coupling](), objective.feature_weight, objective.time_power
+        )
     if isinstance(config.model, MaskedModelConfig):
         raise UsageError(
             "objective: found maximum_likelihood with model=masked_egnn, which has no likelihood; "

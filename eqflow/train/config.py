@@ -128,14 +128,25 @@ class JointModelConfig(ModelConfig):
 
 
 @dataclass
-class CategoricalModelConfig(ModelConfig):
-    """A joint field whose features move by the posterior of each atom's category."""
+class RadialModelConfig(ModelConfig):
+    """A field of positions that also predicts the category of each atom."""
 
-    name: str = leaf("categorical_egnn", "categorical_egnn")
     layers: int = leaf(5, "message passes")
     attention: bool = leaf(False, "gate each message")
     coordinate_range: float | None = leaf(None, "bound of the coordinate weights")
     time_frequencies: int = leaf(3, "cosine–sine pairs of time beside t itself")
+    radial: int = leaf(
+        0,
+        "Gaussians of the distance, up to 4 units of the data, that messages see beside its "
+        "square; 0: none",
+    )
+
+
+@dataclass
+class CategoricalModelConfig(RadialModelConfig):
+    """A joint field whose features move by the posterior of each atom's category."""
+
+    name: str = leaf("categorical_egnn", "categorical_egnn")
     feature_scale: float = leaf(
         1.0, "one-hot elements are multiplied by it; the smaller, the later they are decided"
     )
@@ -143,14 +154,10 @@ class CategoricalModelConfig(ModelConfig):
 
 
 @dataclass
-class MaskedModelConfig(ModelConfig):
+class MaskedModelConfig(RadialModelConfig):
     """A field of positions that predicts masked elements; it has no log-likelihood."""
 
     name: str = leaf("masked_egnn", "masked_egnn")
-    layers: int = leaf(5, "message passes")
-    attention: bool = leaf(False, "gate each message")
-    coordinate_range: float | None = leaf(None, "bound of the coordinate weights")
-    time_frequencies: int = leaf(3, "cosine–sine pairs of time beside t itself")
 
 
 @dataclass
@@ -160,6 +167,9 @@ class FlowMatchingConfig:
     name: str = leaf("flow_matching", "flow_matching")
     coupling: str = leaf("equivariant_ot", "equivariant_ot, minibatch_ot or independent")
     feature_weight: float = leaf(0.2, "weight of the elements' term of a joint model")
+    time_power: float = leaf(
+        1.0, "times of training are u^p, u uniform; above 1 there are more near the data"
+    )
     unconditional: float = leaf(0.1, "how often a structure is trained on without its properties")
 
 
@@ -228,10 +238,15 @@ class LoopConfig:
 
     steps: int = leaf(20000, "updates")
     minutes: float | None = leaf(None, "stop after this much wall time if it comes first")
-    learning_rate: float = leaf(1e-3, "peak, of Adam")
+    learning_rate: float = leaf(1e-3, "peak")
+    optimizer: str = leaf(
+        "adamw",
+        "adamw; muon: matrices by orthogonal steps of the same size, all else by adamw; adam, "
+        "adamax or rmsprop",
+    )
     schedule: str = leaf("cosine", "cosine to zero, or constant, after the warm-up")
     warmup_steps: int = leaf(100, "linear warm-up of the learning rate")
-    weight_decay: float = leaf(0.0, "decoupled (AdamW)")
+    weight_decay: float = leaf(0.0, "decoupled with adamw and muon")
     clip: float | None = leaf(1.0, "largest norm of the gradient; null: any")
     ema_decay: float = leaf(0.999, "moving average of the weights, shorter at first; 0: none")
     validate_every: int = leaf(1000, "steps between validations")

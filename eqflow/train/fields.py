@@ -8,7 +8,7 @@ from eqflow.errors import UsageError
 from eqflow.geometry.frames import WeightedFrame
 from eqflow.nn import AbstractField, EGNNField, FrameField, IrrepsField
 from eqflow.nn.backbones import TransformerBackbone
-from eqflow.train.config import FieldConfig, FrameModelConfig, ModelConfig
+from eqflow.train.config import FieldConfig, FrameModelConfig, ModelConfig, RadialModelConfig
 
 
 def field_of_positions(model: FieldConfig, context: int, dimension: int) -> AbstractField:
@@ -78,5 +78,8 @@ def network_options(config: ModelConfig) -> dict[str, Any]:
             f"model.coordinate_update: found {config.coordinate_update!r}, "
             "expected stabilized or mean."
         )
-    names = ("width", "layers", "attention", "coordinate_update", "coordinate_range")
-    return {name: getattr(config, name) for name in (*names, "time_frequencies", "cutoff")}
+    names = ["width", "layers", "attention", "coordinate_update", "coordinate_range"]
+    names += ["time_frequencies", "cutoff"]
+    if isinstance(config, RadialModelConfig):
+        names.append("radial")
+    return {name: getattr(config, name) for name in names}

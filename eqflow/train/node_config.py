@@ -194,7 +194,7 @@ class NodeTrainConfig(LoopConfig):
 
     steps: int = leaf(200, "updates; each is an epoch, of all training nodes")
     learning_rate: float = leaf(1e-2, "peak")
-    optimizer: str = leaf("adam", "adam, adamax, rmsprop or adamw")
+    optimizer: str = leaf("adam", "adam, adamax, rmsprop, adamw or muon")
     weight_decay: float = leaf(
         5e-4, "added to the gradient as λw, as in the published recipes; decoupled with adamw"
     )

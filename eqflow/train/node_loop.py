@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from eqflow import rng
-from eqflow.errors import SolverFailed, UsageError
+from eqflow.errors import SolverFailed
 from eqflow.flows.diffusion_arguments import Measure
 from eqflow.flows.objectives import Loss
 from eqflow.graphs import Graph, Split
@@ -21,14 +21,6 @@ from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.train.abstract_loop import AbstractTrainer
 from eqflow.train.node_config import NodeTrainConfig
 from eqflow.train.progress import Gradient, Progress
-
-# Adam, Adamax and RMSprop add λw to the gradient; AdamW shrinks the weights beside the step.
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "rmsprop": torch.optim.RMSprop,
-    "adamw": torch.optim.AdamW,
-}
 
 
 class Fit(NamedTuple):
@@ -100,23 +92,6 @@ class NodeTrainer(AbstractTrainer[AbstractNodeClassifier]):
         self.split = split
         self.penalties = {name: weight for name, weight in penalties.items() if weight}
         super().__init__(classifier, config, seed, NodeProgress())
-
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the configuration.
-
-        Raises:
-            UsageError: If there is none of that name.
-        """
-        config = self.config
-        if config.optimizer not in OPTIMIZERS:
-            raise UsageError(
-                f"train.optimizer: found {config.optimizer!r}, expected one of "
-                f"{', '.join(OPTIMIZERS)}."
-            )
-        optimizer: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[config.optimizer]
-        return optimizer(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
 
     def gradient_of_step(self, step: int) -> Gradient:
         """That of cross entropy and penalties; dropout is drawn for the step."""

@@ -25,7 +25,6 @@ from eqflow.train.node_config import (
     RadiusRewiringConfig,
 )
 from eqflow.train.node_data import PROTOCOLS, SOURCES, SPLITS
-from eqflow.train.node_loop import OPTIMIZERS
 from eqflow.train.node_model_problems import problems_of_model
 from eqflow.train.node_models import (
     AttentionModelConfig,
@@ -39,6 +38,7 @@ from eqflow.train.node_models import (
     PairNormGcnConfig,
 )
 from eqflow.train.node_unused import encoding_is_unused
+from eqflow.train.optimizers import require_optimizer
 
 
 def problems_of(config: NodeConfig) -> list[str]:
@@ -155,10 +155,8 @@ def _choices(config: NodeConfig) -> Iterator[str]:
     train = config.train
     if train.schedule not in ("cosine", "constant"):
         yield f"train.schedule: found {train.schedule!r}, expected cosine or constant."
-    if train.optimizer not in OPTIMIZERS:
-        known = ", ".join(OPTIMIZERS)
-        yield f"train.optimizer: found {train.optimizer!r}, expected one of {known}."
     builders: list[tuple[str, Callable[[], object]]] = [
+        ("", lambda: require_optimizer(train.optimizer)),
         ("train.", lambda: chosen_device(train.device)),
         ("", lambda: Solver(**asdict(config.solver))),
     ]

@@ -22,11 +22,14 @@ from eqflow.train.build import (
 from eqflow.train.config import (
     Config,
     DataConfig,
+    FieldConfig,
     FrameModelConfig,
     MaskedModelConfig,
     MaximumLikelihoodConfig,
+    RadialModelConfig,
 )
 from eqflow.train.datasets import SOURCES, TOGETHER
+from eqflow.train.optimizers import require_optimizer
 from eqflow.train.solver_unused import without_effect as unused_of_solver
 
 NEEDS_PATH = ("file", "images", "voxels")
@@ -70,7 +73,7 @@ def _ranges(config: Config) -> Iterator[str]:
         ("model.layers", model.layers, 1),
         ("model.width", model.width, 1),
         ("model.time_frequencies", model.time_frequencies, 0),
-        ("model.radial", getattr(model, "radial", None), 2),
+        ("model.radial", _radial(model), 2),
         ("model.heads", getattr(model, "heads", None), 1),
         ("model.training_draws", getattr(model, "training_draws", None), 1),
     ):
@@ -113,10 +116,17 @@ def _ranges(config: Config) -> Iterator[str]:
         )
 
 
+def _radial(model: FieldConfig) -> int | None:
+    """How many Gaussians of the distance, None where a model does without."""
+    count: int | None = getattr(model, "radial", None)
+    return None if isinstance(model, RadialModelConfig) and count == 0 else count
+
+
 def _choices(config: Config) -> Iterator[str]:
     if config.train.schedule not in ("cosine", "constant"):
         yield f"train.schedule: found {config.train.schedule!r}, expected cosine or constant."
     builders: list[Callable[[], object]] = [
+        lambda: require_optimizer(config.train.optimizer),
         lambda: build_solver(config.solver),
         lambda: build_divergence(config.divergence),
         lambda: build_objective(config),

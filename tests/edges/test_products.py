@@ -40,15 +40,6 @@ def test_leading_axes_are_kept():
     torch.testing.assert_close(product(x, W), x @ W.t(), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(3, 300, 64, 128), (5, 7, 32, 32), (0, 7, 32, 32)])
-@torch.no_grad()
-def test_products_of_pairs_are_those_of_each(shape):
-    pairs, rows, inner, outer = shape
-    x, W = draw(pairs, rows, inner), draw(pairs, outer, inner)
-    expected = x @ W.transpose(1, 2)
-    torch.testing.assert_close(products.products(x, W), expected, rtol=1e-5, atol=1e-4)
-
-
 @pytest.mark.skipif(not products._HAS_ONEDNN, reason="this processor has no use for oneDNN")
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @torch.no_grad()

@@ -34,7 +34,7 @@ from eqflow.flows import (
     Solver,
     Status,
 )
-from eqflow.flows.density import GROUP
+from eqflow.flows.groups import GROUP
 from eqflow.geometry import Clouds, Segments, centre_of_mass
 from eqflow.testing import assert_independent, assert_invariant, clouds
 
@@ -419,8 +419,9 @@ def test_other_wrong_calls_are_errors() -> None:
     flow = flow_of(enlarged_field(), 3, solver=COARSE)
     with pytest.raises(UsageError, match="knows no elements; pass sizes"):
         flow.sample(2, numbers=[1, 1])
-    with pytest.raises(UsageError, match="found n = 0"):
-        flow.sample(0)
+    for none in (flow.sample, flow.make_up, flow.trajectory):
+        with pytest.raises(UsageError, match="found n = 0"):
+            none(0)
     with pytest.raises(UsageError, match="found frames = 1"):
         flow.trajectory(2, frames=1)
     with pytest.raises(UsageError, match="found clouds in 2 dimensions, expected 3"):

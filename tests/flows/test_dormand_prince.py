@@ -1,6 +1,7 @@
 """The own adaptive method: parity with torchdiffeq's, and steps that leave the field's region."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,8 +9,17 @@ import torch
 from tolerances import TOLERANCE
 from torch import Tensor
 
-from eqflow.flows import Solver, Status, integrate
-from eqflow.flows.dormand_prince import ERROR, MIDDLE, NODES, ROWS, WEIGHTS, DormandPrince
+from eqflow.flows import Solver, Status, integrate, ode
+from eqflow.flows.dormand_prince import (
+    CONTROL,
+    ERROR,
+    MIDDLE,
+    NODES,
+    PLAIN,
+    ROWS,
+    WEIGHTS,
+    DormandPrince,
+)
 from eqflow.flows.evaluation import Evaluator
 from eqflow.flows.solver import State
 from eqflow.flows.steppers import advance
@@ -44,6 +54,12 @@ PROBLEMS = {
 }
 
 
+@pytest.fixture
+def plain_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are made as long as torchdiffeq makes them."""
+    monkeypatch.setattr(ode, "DormandPrince", partial(DormandPrince, control=PLAIN))
+
+
 def exact_end(name: str) -> Tensor:
     _, start, end = PROBLEMS[name]
     if name == "orbit":
@@ -56,6 +72,7 @@ def exact_end(name: str) -> Tensor:
 
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7, 1e-9])
+@pytest.mark.usefixtures("plain_control")
 def test_errors_and_evaluations_are_those_of_torchdiffeq(name: str, tolerance: float) -> None:
     field, start, end = PROBLEMS[name]
     solutions = [
@@ -69,7 +86,24 @@ def test_errors_and_evaluations_are_those_of_torchdiffeq(name: str, tolerance: f
     assert many <= 1.2 * few
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7, 1e-9])
+def test_the_own_control_costs_no_more_for_the_same_accuracy(name: str, tolerance: float) -> None:
+    """Error times evaluations to the fifth is what a method of order 5 keeps from step to step."""
+    field, start, end = PROBLEMS[name]
+    worth = []
+    for control in (CONTROL, PLAIN):
+        evaluate = Evaluator(lambda t, y: field(t, (y.view_as(start),))[0].flatten(), 100_000)
+        method = DormandPrince(evaluate, lambda y: y.norm(), tolerance, tolerance, control)
+        found = method.integrate(start.flatten(), [0.0, end])[-1]
+        error = float((found - exact_end(name).flatten()).abs().max())
+        assert error < 1e3 * tolerance
+        worth.append(evaluate.evaluations * (error + 1e-13) ** (1 / 5))
+    assert worth[0] < 1.1 * worth[1]
+
+
 @pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.usefixtures("plain_control")
 def test_states_in_between_are_those_of_torchdiffeq(backwards: bool) -> None:
     asked = torch.linspace(0, 3, 40, dtype=torch.float64)
     asked = asked.flip(0) if backwards else asked
@@ -112,6 +146,7 @@ def test_the_coefficients_obey_the_conditions_on_their_sums() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+@pytest.mark.usefixtures("plain_control")
 def test_gradients_are_those_of_torchdiffeq(tolerance: float) -> None:
     def gradient(name: str) -> Tensor:
         start = torch.tensor([[1.0, 0.3], [0.2, -0.4]], dtype=torch.float64, requires_grad=True)
@@ -163,7 +198,9 @@ def test_a_trial_step_out_of_the_region_of_the_field_is_tried_again_shorter(
     y = torch.zeros(2, dtype=dtype)
     clouds = Segments(torch.tensor([0, 1, 2]))
     evaluate = Evaluator(watched, 100_000, deferred)
-    method = DormandPrince(evaluate, lambda y: clouds.mean(y.square()).max().sqrt(), 1e-3, 1e-3)
+    method = DormandPrince(
+        evaluate, lambda y: clouds.mean(y.square()).max().sqrt(), 1e-3, 1e-3, PLAIN
+    )
     found = method.integrate(y, [0.0, 1.0])[-1]
     assert any(bad)  # or this would test nothing
     # Up to the transient, y = (80² cos t + 80 sin t) / (80² + 1).

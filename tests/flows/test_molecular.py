@@ -30,7 +30,7 @@ from eqflow.flows import (
     Status,
     VariationalDequantiser,
 )
-from eqflow.flows.molecular import Molecules
+from eqflow.flows.joint_states import Molecules
 from eqflow.geometry import Clouds, centred, random_orthogonal
 from eqflow.nn import AbstractField, EGNNField, JointEGNNField
 

@@ -12,6 +12,7 @@ from eqflow import rng
 from eqflow.edges import Edges
 from eqflow.errors import SolverFailed, UsageError
 from eqflow.flows import (
+    AbstractCoupling,
     AbstractObjective,
     Batch,
     CenteredNormal,
@@ -107,6 +108,30 @@ def test_a_small_batch_has_the_gradient_of_a_large_one_on_average() -> None:
     few, many = gradients(2, 800), gradients(500, 40)
     error = (few.var() / 800 + many.var() / 40) ** 0.5
     assert (few.mean() - many.mean()).abs() < 4.5 * error
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_a_power_of_time_moves_training_and_stays_an_average_over_a_density(power: float) -> None:
+    """With a field that is only its network's mistake at t, the mean is that of u^p."""
+
+    class Clock(AbstractField):
+        """Off by the square root of t in each coordinate, if data and noise are at 0."""
+
+        def forward(self, t, x, edges, context=None):
+            return edges.clouds.expand(t.expand(edges.clouds.count)).sqrt().unsqueeze(1) + 0 * x
+
+    class Still(AbstractCoupling):
+        """All noise at the origin."""
+
+        def __call__(self, x, clouds, types, source):
+            return torch.zeros_like(x)
+
+    clouds = Segments(torch.arange(0, 4001, 2))
+    batch = Batch(torch.zeros(4000, 3, dtype=torch.float64), clouds)
+    objective = FlowMatching(Still(), time_power=power)
+    found = objective(ContinuousFlow(Clock()), batch, rng.generator(0)).terms["loss"]
+    # Two points in three dimensions have three degrees of freedom, and E u^p = 1 / (p + 1).
+    assert found == pytest.approx(2 * 1 / (power + 1), rel=2e-3)
 
 
 def test_times_are_uniform_one_in_each_interval() -> None:

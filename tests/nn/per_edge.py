@@ -70,7 +70,13 @@ def stack(
     origin = x
     if egnn.input_distance:
         d2 = (origin[edges.receiver] - origin[edges.sender]).square().sum(1, keepdim=True)
-        a = d2 if a is None else torch.cat([a, d2], 1)
+        columns = [d2]
+        if egnn.radial:
+            w = 4 / (egnn.radial - 1)
+            columns += [
+                torch.exp(-(((d2 + 1e-8).sqrt() / w - k) ** 2) / 2) for k in range(egnn.radial)
+            ]
+        a = torch.cat(columns if a is None else [a, *columns], 1)
     cutoff = None if egnn.cutoff is None else (egnn.cutoff, origin)
     h = egnn.embed(h)
     moved: list[Tensor] = []

@@ -56,7 +56,9 @@ def test_positions_turn_with_the_cloud_and_features_do_not(batch: Clouds, part: 
 
 
 @pytest.mark.parametrize("directions", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"attention": True}, {"cutoff": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"attention": True}, {"cutoff": 2.0}, {"radial": 4}], ids=str
+)
 def test_tangents_are_those_of_forward_mode(options, directions: int) -> None:
     field, x = small(**options), draw(RAGGED.rows, 5)
     times = torch.tensor([0.2, 0.5, 0.9, 0.0], dtype=torch.float64)
@@ -69,7 +71,9 @@ def test_tangents_are_those_of_forward_mode(options, directions: int) -> None:
         torch.testing.assert_close(pushed[:, k], moved, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("options", [{}, {"attention": True}, {"layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"attention": True}, {"layers": 1}, {"radial": 4}], ids=str
+)
 def test_its_exact_trace_is_that_of_reverse_mode(options) -> None:
     field, x = small(**options), draw(RAGGED.rows, 5)
     x[:, :3] -= RAGGED.expand(RAGGED.mean(x[:, :3]))

@@ -62,6 +62,8 @@ def assert_close(found: Traced, expected: Traced) -> None:
         {"attention": True, "coordinate_range": 15.0},
         {"coordinate_update": "mean"},
         {"input_distance": False, "attention": True},
+        {"radial": 5},
+        {"radial": 5, "attention": True},
     ],
     ids=str,
 )

@@ -16,7 +16,8 @@ from eqflow.errors import NumericalError, SolverFailed
 from eqflow.graphs.classifier import AbstractNodeClassifier, Classification
 from eqflow.graphs.diffusion_classifier import DiffusionClassifier
 from eqflow.train.abstract_loop import PATIENCE
-from eqflow.train.node_loop import OPTIMIZERS, WORST, Fit, NodeTrainer, fit
+from eqflow.train.node_loop import WORST, Fit, NodeTrainer, fit
+from eqflow.train.optimizers import OPTIMIZERS
 
 
 @pytest.fixture(scope="module")

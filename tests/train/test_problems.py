@@ -25,6 +25,7 @@ BAD = [
     ("train.clip=-1", "train.clip"),
     ("train.weight_decay=nan", "train.weight_decay"),
     ("train.ema_decay=1", "train.ema_decay"),
+    ("train.optimizer=sgd", "train.optimizer: found 'sgd', expected one of adam, adamax"),
     ("train.schedule=linear", "train.schedule: found 'linear', expected cosine or constant"),
     ("train.device=gpu", "found 'gpu', expected auto, cpu or cuda"),
     ("data.structures=0", "data.structures"),
@@ -44,6 +45,8 @@ BAD = [
     ("model.coordinate_range=0", "model.coordinate_range"),
     ("model.cutoff=-1", "model.cutoff"),
     ("objective.coupling=optimal", "objective.coupling: found 'optimal'"),
+    ("objective.time_power=0", "objective.time_power: found 0"),
+    ("objective.time_power=inf", "objective.time_power: found inf"),
     ("solver.method=dopri8", "solver.method"),
     ("solver.method=exponential", "which solves diffusions on graphs"),
     (

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from eqflow import rng
 from eqflow.flows import Exact, Hutchinson, Labels, MolecularFlow, Solver
+from eqflow.flows.bounds import Bound
 from eqflow.flows.field_at import FieldAt
-from eqflow.flows.molecular import Bound, Molecules
+from eqflow.flows.joint_states import Molecules
 from eqflow.geometry import Clouds, Segments
 from eqflow.train.enf import load_enf
 
