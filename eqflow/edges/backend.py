@@ -40,11 +40,13 @@ class Choice:
             "tf32x3" nearly so on tensor cores, "tf32" 10 and "bf16" 7 bits of mantissa. Sums are
             float32 always. The torch backend has torch's own setting.
         strict: Raise where the backend cannot do a call, rather than leave it to torch.
+        compiled: Whether torch's message passes on a CPU go through a C++ compiler.
     """
 
     name: str | None = None
     precision: Precision = "tf32x3"
     strict: bool = False
+    compiled: bool = False
 
 
 _DEFAULT = Choice()
@@ -93,13 +95,17 @@ def active_precision() -> Precision:
 
 @contextmanager
 def use_backend(
-    name: str | None, *, precision: Precision = "tf32x3", strict: bool = False
+    name: str | None,
+    *,
+    precision: Precision = "tf32x3",
+    strict: bool = False,
+    compiled: bool = False,
 ) -> Iterator[None]:
     """Run the operations on edges inside the block on the named backend.
 
     Args:
         name: "torch", "triton", or None for the choice by device.
-        precision, strict: See `Choice`.
+        precision, strict, compiled: See `Choice`.
 
     Raises:
         UsageError: If there is no such backend in this installation, or no such precision; inside
@@ -119,7 +125,7 @@ def use_backend(
         raise UsageError(
             f"use_backend: found precision {precision!r}, expected one of {', '.join(PRECISIONS)}."
         )
-    with as_chosen(Choice(name, precision, strict)):
+    with as_chosen(Choice(name, precision, strict, compiled)):
         yield
 
 

@@ -102,28 +102,40 @@ def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments, inputs: int) ->
     )
     budget = GPU_BUDGET if x.is_cuda else CPU_BUDGET
     with _untracked(x):
-        for size, alike in _alike(clouds):
-            if not inputs and size < 2:
+        for size in _sizes(clouds):
+            if not size or (size < 2 and not inputs):
                 continue
             numbers = size * (d + inputs) * F
-            for group in alike.split(max(budget // (size * numbers), 1)):
-                rows = clouds.ptr[group].unsqueeze(1) + torch.arange(size, device=x.device)
-                points = min(max(budget // (numbers * len(group)), 1), size)
-                part = _Group(egnn, x[rows], h[rows], inputs, points)
-                found.shift[rows] = part.shift
-                found.out[rows] = part.h
+            for group, rows in _alike(clouds, size, max(budget // (size * numbers), 1)):
+                here, features = (part[rows].unflatten(0, (-1, size)) for part in (x, h))
+                points = min(max(budget // (numbers * len(here)), 1), size)
+                part = _Group(egnn, here, features, inputs, points)
+                found.shift[rows] = part.shift.flatten(0, 1)
+                found.out[rows] = part.h.flatten(0, 1)
                 found.trace[group] = part.trace
-                found.blocks[rows] = part.blocks
+                found.blocks[rows] = part.blocks.flatten(0, 1)
     return found
 
 
-def _alike(clouds: Segments) -> Iterator[tuple[int, Tensor]]:
-    """Each size with the clouds that have it."""
+def _sizes(clouds: Segments) -> list[int]:
+    """Of the clouds, each once."""
     if clouds.uniform is not None:
-        yield clouds.uniform, torch.arange(clouds.count, device=clouds.ptr.device)
+        return [clouds.uniform]
+    found: list[int] = clouds.lengths.unique().tolist()
+    return found
+
+
+def _alike(
+    clouds: Segments, size: int, most: int
+) -> Iterator[tuple[slice, slice] | tuple[Tensor, Tensor]]:
+    """Clouds of one size, some together, and their nodes one cloud after another."""
+    if clouds.uniform is not None:
+        for group in _slices(clouds.count, most):
+            yield group, slice(group.start * size, group.stop * size)
         return
-    for size in clouds.lengths.unique().tolist():
-        yield size, (clouds.lengths == size).nonzero().squeeze(1)
+    for chosen in (clouds.lengths == size).nonzero().squeeze(1).split(most):
+        nodes = clouds.ptr[chosen].unsqueeze(1) + torch.arange(size, device=chosen.device)
+        yield chosen, nodes.flatten()
 
 
 def _untracked(x: Tensor) -> AbstractContextManager[object]:

@@ -81,9 +81,8 @@ class Linearised:
             scalars = torch.cat([scalars, a.value], -1)
             if a.value.shape[-1] > 1:
                 columns[1:] = [product(a.slope, layer.scalars.weight[:, 1:])]
-        z = product(scalars, layer.scalars.weight)
-        z += layer.receiver(h).unsqueeze(2)
-        z += layer.sender(h).unsqueeze(1)
+        z = layer.receiver(h).unsqueeze(2) + layer.sender(h).unsqueeze(1)
+        z.view(-1, z.shape[-1]).addmm_(scalars.flatten(0, 2), layer.scalars.weight.t())
         m, s = _activated(z)
         W = layer.message.weight
         m, t = _activated(product(m, W, layer.message.bias))
@@ -109,16 +108,18 @@ class Linearised:
         if R is None:
             by_phi = torch.ones_like(phi)
         else:
-            phi = R * torch.tanh(phi)
-            by_phi = R - phi.square() / R
+            bent = torch.tanh(phi)
+            phi = R * bent
+            by_phi = R - phi * bent
         if layer.stabilized:
             d = (d2 + DISTANCE_EPSILON).sqrt()
             divided = others / (d + 1)
-            by_d2 = phi * divided / (-2 * d * (d + 1))
+            c = phi * divided
+            by_d2 = c * divided / (-2 * d)
         else:
             divided = others / max(x.shape[1] - 1, 1)
+            c = phi * divided
             by_d2 = torch.zeros_like(phi)
-        c = phi * divided
         x = x + x * c.sum(2, keepdim=True) - c @ x  # −Σ c (x_s − x_r)
 
         node = None

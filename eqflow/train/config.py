@@ -265,6 +265,9 @@ class TrainConfig(LoopConfig):
     batch_size: int = leaf(256, "structures a step")
     pairs: int | None = leaf(None, "most directed pairs of points a step; bounds the memory")
     validation_structures: int = leaf(2048, "most structures a validation uses")
+    compile: bool = leaf(
+        False, "message passes on a CPU through a C++ compiler: a minute, then faster likelihoods"
+    )
     final_structures: int = leaf(100, "held-out structures of the final figures; 0 for none")
     wait_minutes: float = leaf(10.0, "how long processes of torchrun wait for each other")
 

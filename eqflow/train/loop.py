@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eqflow import rng
 from eqflow.data import SizeBatches
+from eqflow.edges.backend import as_chosen, current_choice
 from eqflow.errors import SolverFailed
 from eqflow.flows import AbstractFlow, AbstractObjective
 from eqflow.geometry import Clouds
@@ -48,6 +51,7 @@ class Trainer(AbstractTrainer[AbstractFlow]):
         processes: Processes | None = None,
     ) -> None:
         super().__init__(flow, config, seed, processes=processes)
+        self.compile = config.compile
         self.objective = objective
         self.train = train
         self.batches = SizeBatches(train.sizes, config.batch_size, seed, config.pairs)
@@ -64,6 +68,11 @@ class Trainer(AbstractTrainer[AbstractFlow]):
     def best_flow(self) -> AbstractFlow:
         """A copy of the flow with the best averaged weights; the newest before any validation."""
         return self.best_model().eval()
+
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """As `AbstractTrainer.run`, with message passes compiled where the configuration says."""
+        with as_chosen(replace(current_choice(), compiled=self.compile)):
+            super().run(*arguments, **options)
 
     def gradient_of_step(self, step: int) -> Gradient:
         """That of the objective on this process's share of the step's structures.

@@ -51,16 +51,29 @@ class Tangents(NamedTuple):
 def composed(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
     """`φ` (E, 1) and `M` (N, F)."""
     z = edge_linear(inputs.receiver, inputs.sender, inputs.scalars, network.scalar_weight, edges)
-    m = silu(linear(silu(z), network.message_weight, network.message_bias))
+    z, m = message_stage(first_stage(z, network), inputs.weight, network)
+    return last_stage(z, network), segment_sum(m, edges)
+
+
+def first_stage(z: Tensor, network: EdgeNetwork) -> Tensor:
+    """`W_2 silu(z) + b_2`, (E, F)."""
+    return linear(silu(z), network.message_weight, network.message_bias)
+
+
+def message_stage(z: Tensor, weight: Tensor | None, network: EdgeNetwork) -> tuple[Tensor, Tensor]:
+    """Of `m = g_a silu(z)`: `W_x m + b_x` and `s g_i m`, (E, F) each."""
+    m = silu(z)
     if network.attention is not None:
         m = m * network.attention(m)
-    hidden = silu(linear(m, network.coordinate_weight, network.coordinate_bias))
-    phi = linear(hidden, network.coordinate_out)
+    z = linear(m, network.coordinate_weight, network.coordinate_bias)
     if network.inference is not None:
         m = m * network.inference(m)
-    if inputs.weight is not None:
-        m = m * inputs.weight
-    return phi, segment_sum(m, edges)
+    return z, m if weight is None else m * weight
+
+
+def last_stage(z: Tensor, network: EdgeNetwork) -> Tensor:
+    """`w · silu(z)`, (E, 1)."""
+    return linear(silu(z), network.coordinate_out)
 
 
 def composed_dual(
@@ -74,20 +87,39 @@ def composed_dual(
     if tangents.sender is not None:
         dz = dz + gather(tangents.sender, edges)
 
+    z, dz = first_stage_dual(z, dz, network)
+    z, dz, m, dm = message_stage_dual(z, dz, inputs.weight, tangents.weight, network)
+    phi, dphi = last_stage_dual(z, dz, network)
+    return phi, segment_sum(m, edges), dphi, segment_sum(dm, edges)
+
+
+def first_stage_dual(z: Tensor, dz: Tensor, network: EdgeNetwork) -> tuple[Tensor, Tensor]:
+    """`first_stage` with tangents (E, S, F)."""
+    return _layer(*dual_silu(z, dz), network.message_weight, network.message_bias)
+
+
+def message_stage_dual(
+    z: Tensor, dz: Tensor, weight: Tensor | None, dweight: Tensor | None, network: EdgeNetwork
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`message_stage` with tangents (E, S, F): both values, each followed by its tangents."""
     m, dm = dual_silu(z, dz)
-    m, dm = dual_silu(*_layer(m, dm, network.message_weight, network.message_bias))
     if network.attention is not None:
         m, dm = _gated(m, dm, network.attention)
-    h, dh = dual_silu(*_layer(m, dm, network.coordinate_weight, network.coordinate_bias))
-    phi, dphi = linear(h, network.coordinate_out), linear(dh, network.coordinate_out)
+    z, dz = _layer(m, dm, network.coordinate_weight, network.coordinate_bias)
     if network.inference is not None:
         m, dm = _gated(m, dm, network.inference)
-    if inputs.weight is not None:
-        moved = dm * inputs.weight.unsqueeze(1)
-        if tangents.weight is not None:
-            moved = moved + m.unsqueeze(1) * tangents.weight
-        m, dm = m * inputs.weight, moved
-    return phi, segment_sum(m, edges), dphi, segment_sum(dm, edges)
+    if weight is not None:
+        moved = dm * weight.unsqueeze(1)
+        if dweight is not None:
+            moved = moved + m.unsqueeze(1) * dweight
+        m, dm = m * weight, moved
+    return z, dz, m, dm
+
+
+def last_stage_dual(z: Tensor, dz: Tensor, network: EdgeNetwork) -> tuple[Tensor, Tensor]:
+    """`last_stage` with tangents (E, S, F)."""
+    h, dh = dual_silu(z, dz)
+    return linear(h, network.coordinate_out), linear(dh, network.coordinate_out)
 
 
 def _layer(m: Tensor, dm: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

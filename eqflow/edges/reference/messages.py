@@ -7,9 +7,12 @@ once, and backward through them sees first derivatives only.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
+from eqflow.edges.backend import current_choice
 from eqflow.edges.graph import Edges
 from eqflow.edges.network import (
     DISTANCE_EPSILON,
@@ -19,7 +22,7 @@ from eqflow.edges.network import (
     MessageTangents,
 )
 from eqflow.edges.primitives import gather, segment_sum
-from eqflow.edges.reference import by_hand
+from eqflow.edges.reference import by_hand, compiled
 from eqflow.edges.reference.edge_mlp import (
     Inputs,
     Tangents,
@@ -48,7 +51,7 @@ def egcl_messages(
     s = None if envelope is None else envelope.unsqueeze(1)
 
     is_plain = is_watched(x) or _is_small(receiver, edges)
-    edge_mlp = composed if is_plain else by_hand.edge_mlp
+    edge_mlp = composed if is_plain else _wide(x).edge_mlp
     c, message = edge_mlp(Inputs(receiver, sender, a, s), network, edges)
     if network.coordinate_range is not None:
         c = network.coordinate_range * torch.tanh(c)
@@ -80,7 +83,7 @@ def egcl_messages_dual(
     ds = None if tangent.envelope is None else tangent.envelope.unsqueeze(2)
 
     is_plain = tangent.x.shape[1] > 1 or is_watched(primal.x) or _is_small(primal.receiver, edges)
-    dual_edge_mlp = composed_dual if is_plain else by_hand.dual_edge_mlp
+    dual_edge_mlp = composed_dual if is_plain else _wide(primal.x).dual_edge_mlp
     c, message, dc, dmessage = dual_edge_mlp(
         Inputs(primal.receiver, primal.sender, a, s),
         Tangents(tangent.receiver, tangent.sender, da, ds),
@@ -109,6 +112,11 @@ def egcl_messages_dual(
         segment_sum(-(dc * D.unsqueeze(1) + c.unsqueeze(1) * dD), edges),
         dmessage,
     )
+
+
+def _wide(like: Tensor) -> ModuleType:
+    """What computes the wide part where the plain formulas need not be seen."""
+    return compiled if current_choice().compiled and not like.is_cuda else by_hand
 
 
 def _is_small(features: Tensor, edges: Edges) -> bool:

@@ -154,7 +154,7 @@ def plain_backward(
         tensors: list[Any] = [
             part if part is None else part.view_as(part) for part in ctx.saved_tensors[: ctx.inputs]
         ]
-    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+    wanted = [k for k, needed in enumerate(ctx.needs_input_grad[-ctx.inputs :]) if needed]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), as_chosen(ctx.choice):
         found = [
