@@ -44,7 +44,14 @@ def race(
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def _processor() -> str:
+def earlier_results(name: str) -> dict[str, Any]:
+    """What `write_results` wrote last, without the machine."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    del found["machine"]
+    return found
+
+
+def processor() -> str:
     """The model of the processor, where the system tells it."""
     try:
         told = Path("/proc/cpuinfo").read_text("utf-8", "replace")
@@ -61,7 +68,7 @@ def write_results(name: str, results: Mapping[str, Any]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": processor(),
     }
     text = json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False)
     storage.write_text(path, text + "\n")

@@ -6,7 +6,10 @@ direct differentiation, also with compiled message passes (what compiling takes 
 checkpoints and by its adjoint. Second, the held-out NLL of an eqflow field trained that way, step
 by step.
 
-    python benchmarks/likelihood_training.py [--steps 400]
+    python benchmarks/likelihood_training.py [--steps 400] [--only NAME …] [--rounds ROUNDS]
+
+With `--only` the shapes whose names begin so are measured; what was measured of the others, and the
+second table where there are no steps, stays in the results.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 from edge_layers import drawn_sizes
-from harness import race, write_results
+from harness import earlier_results, processor, race, write_results
 from published_port import PublishedField, published_loss
 
 from eqflow import rng
@@ -50,11 +53,19 @@ def main() -> None:
     """Run both tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--only", nargs="+", default=[""])
+    parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cost = {name: step_cost(name, *shape) for name, shape in SHAPES.items()}
-    curve = likelihood_curve(options.steps) if options.steps else []
-    write_results("likelihood_training", {"cost": cost, "curve": curve})
+    results = earlier_results("likelihood_training")
+    for name, (*shape, rounds) in SHAPES.items():
+        if name.startswith(tuple(options.only)):
+            cost = step_cost(name, *shape, options.rounds or rounds)
+            results["cost"][name] = {"processor": processor(), **cost}
+            write_results("likelihood_training", results)
+    if options.steps:
+        results["curve"] = likelihood_curve(options.steps)
+        write_results("likelihood_training", results)
 
 
 def step_cost(
@@ -94,19 +105,19 @@ def step_cost(
         found["published_evaluations"] = forward
         found["published_evaluations_backward"] = dynamics.evaluations - forward
 
-    def ours(name: str) -> None:
-        gradient, _, compiled = name.partition(", ")
+    def ours(way: str) -> None:
+        gradient, _, compiled = way.partition(", ")
         field.zero_grad()
         solver = Solver(rtol=TOLERANCE, atol=TOLERANCE, gradient=gradient)  # type: ignore[arg-type]
         with use_backend("torch", compiled=bool(compiled)):
             loss = MaximumLikelihood(solver, OneProbe(1))(flow, batch, rng.generator(0))
             loss.value.backward()
-        found[f"{name}_loss"] = loss.terms["loss"]
-        found[f"{name}_evaluations"] = loss.terms["evaluations"]
+        found[f"{way}_loss"] = loss.terms["loss"]
+        found[f"{way}_evaluations"] = loss.terms["evaluations"]
 
     cases = {"published": published}
-    for name in ("direct", "direct, compiled", "checkpoint", "adjoint"):
-        cases[name] = lambda name=name: ours(name)
+    for way in ("direct", "direct, compiled", "checkpoint", "adjoint"):
+        cases[way] = lambda way=way: ours(way)
     seconds = race(cases, rounds)
     print(f"{name:<24}{'CPU s':>8}{'ratio':>8}{'loss':>10}{'evaluations':>13}")
     for case, taken in seconds.items():

@@ -7,10 +7,11 @@ Measures a run of `eqflow train experiment=qm9 data.path=… run.dir=…`:
 - the negative log-likelihood bound of held-out molecules with all its terms, by tolerance, with how
   far each tolerance is from the tightest and how far two independent scorings are apart.
 
-    python benchmarks/qm9_molecules.py RUN_FOLDER DATA_PATH [COUNT] [SCORED] [--parts PART …]
+    python benchmarks/qm9_molecules.py RUN_FOLDER DATA_PATH [COUNT] [SCORED] [--draws 4]
+        [--parts PART …] [--solvers SOLVER …]
 
-Parts are `held_out`, `drawn`, `scores` and `two_scorings`; those that are not asked for stay in the
-results as they are, if they are of the same run.
+Parts are `held_out`, `drawn` (by `SOLVERS`), `scores` and `two_scorings`; those that are not asked
+for stay in the results as they are, if they are of the same run: parts may run side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ SOLVERS = {
     "dopri5": Solver(),
 }
 TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)
-DRAWS = 4  # features a molecule
 PARTS = ("held_out", "drawn", "scores", "two_scorings")
 
 
@@ -52,7 +51,9 @@ def main() -> None:
     words.add_argument("data")
     words.add_argument("count", nargs="?", type=int, default=1000)
     words.add_argument("scored", nargs="?", type=int, default=32)
+    words.add_argument("--draws", type=int, default=4, help="of features, a molecule")
     words.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    words.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
     asked = words.parse_args()
     torch.set_num_threads(1)
     flow, config = load_with_config(asked.folder)
@@ -62,18 +63,26 @@ def main() -> None:
     held_out = load_dataset(data, config["seed"], []).parts["test"]
     summary = json.loads((asked.folder / "summary.json").read_text("utf-8"))
     run = {"training_cpu_seconds": summary["cpu_seconds"], "training_steps": summary["steps"]}
-    measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "held_out": lambda: metrics(held_out[: asked.count]),
-        "drawn": lambda: {name: drawn(flow, asked.count, each) for name, each in SOLVERS.items()},
-        "scores": lambda: scores(flow, held_out[: asked.scored]),
-        "two_scorings": lambda: two_scorings(flow, held_out[: asked.scored]),
-    }
-    for part in PARTS:
-        if part in asked.parts:
-            found = measure[part]()
-            parts = {**earlier(run), part: found}
-            in_order = {name: parts[name] for name in PARTS if name in parts}
-            write_results("qm9_molecules", {**run, **in_order})
+    few = held_out[: asked.scored]
+    if "held_out" in asked.parts:
+        add(run, "held_out", metrics(held_out[: asked.count]))
+    for name in asked.solvers if "drawn" in asked.parts else ():
+        found = drawn(flow, asked.count, SOLVERS[name])
+        add(run, "drawn", {**earlier(run).get("drawn", {}), name: found})
+    if "scores" in asked.parts:
+        add(run, "scores", scores(flow, few, asked.draws))
+    if "two_scorings" in asked.parts:
+        add(run, "two_scorings", two_scorings(flow, few))
+
+
+def add(run: dict[str, Any], part: str, found: dict[str, Any]) -> None:
+    """Write a part beside what there is of the run."""
+    parts = {**earlier(run), part: found}
+    if "drawn" in parts:
+        known = parts["drawn"]
+        parts["drawn"] = {name: known[name] for name in SOLVERS if name in known}
+    in_order = {name: parts[name] for name in PARTS if name in parts}
+    write_results("qm9_molecules", {**run, **in_order})
 
 
 def earlier(run: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +98,7 @@ def drawn(flow: MolecularFlow, count: int, solver: Solver) -> dict[str, Any]:
     found = flow.draw(count, seed=0, solver=solver)
     seconds = (time.process_time() - started) / count
     figures = {
+        "molecules": count,
         "evaluations": float(found.evaluations.double().mean()),
         "failed": sum(status is not Status.SUCCESS for status in found.status),
         "cpu_seconds_a_molecule": seconds,
@@ -106,14 +116,14 @@ def metrics(clouds: Clouds) -> dict[str, Any]:
     }
 
 
-def scores(flow: MolecularFlow, clouds: Clouds) -> dict[str, Any]:
+def scores(flow: MolecularFlow, clouds: Clouds, draws: int) -> dict[str, Any]:
     """The bound by tolerance, with the exact trace and the same features at each."""
-    found: dict[str, Any] = {"molecules": len(clouds), "draws": DRAWS}
+    found: dict[str, Any] = {"molecules": len(clouds), "draws": draws}
     by_tolerance = {}
     for tolerance in TOLERANCES:
         solver = Solver(rtol=tolerance, atol=tolerance)
         started = time.process_time()
-        scored = flow.score(clouds, draws=DRAWS, seed=0, solver=solver)
+        scored = flow.score(clouds, draws=draws, seed=0, solver=solver)
         seconds = (time.process_time() - started) / len(clouds)
         nll = negative_log_likelihood(scored.log_prob)
         by_tolerance[tolerance] = scored.log_prob
@@ -125,7 +135,7 @@ def scores(flow: MolecularFlow, clouds: Clouds) -> dict[str, Any]:
             "mean_standard_error": float(scored.log_prob_se.mean()),
             "off_mean": float(off.mean()),
             "off_max": float(off.max()),
-            "evaluations": float(scored.evaluations.double().mean()) / DRAWS,
+            "evaluations": float(scored.evaluations.double().mean()) / draws,
             "cpu_seconds_a_molecule": seconds,
         }
         print(tolerance, json.dumps(found[f"{tolerance:g}"]))

@@ -46,7 +46,7 @@ def centred(x: Tensor, ptr: Tensor | Segments, features: int = 0) -> Tensor:
     if features:
         positions, rest = split_state(x, features)
         return torch.cat([centred(positions, clouds), rest], -1)
-    if clouds.uniform:
+    if clouds.uniform and len(x) == clouds.rows:
         stacked = x.unflatten(0, (clouds.count, clouds.uniform))
         return (stacked - stacked.mean(1, keepdim=True)).flatten(0, 1)
     return x - clouds.expand(clouds.mean(x))

@@ -137,8 +137,8 @@ class RadialModelConfig(ModelConfig):
     time_frequencies: int = leaf(3, "cosine–sine pairs of time beside t itself")
     radial: int = leaf(
         0,
-        "Gaussians of the distance, up to 4 units of the data, that messages see beside its "
-        "square; 0: none",
+        "Gaussians of the distance that messages see beside its square, up to 4 times the scale "
+        "that positions are divided by; 0: none",
     )
 
 

@@ -71,7 +71,8 @@ class Trainer(AbstractTrainer[AbstractFlow]):
 
     def run(self, *arguments: Any, **options: Any) -> None:
         """As `AbstractTrainer.run`, with message passes compiled where the configuration says."""
-        with as_chosen(replace(current_choice(), compiled=self.compile)):
+        choice = current_choice()
+        with as_chosen(replace(choice, compiled=choice.compiled or self.compile)):
             super().run(*arguments, **options)
 
     def gradient_of_step(self, step: int) -> Gradient:

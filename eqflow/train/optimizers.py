@@ -1,7 +1,7 @@
 r"""Optimizers by their name in a configuration, Muon among them.
 
-`train.learning_rate` means the same for all that are Adam's kin, and for Muon: a step changes each
-entry of a weight by about that much.
+`train.learning_rate` means the same for all that are Adam's kin, and for Muon: a step changes the
+entries of a weight by a fifth of it in root mean square.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SMALLEST_SIDE = 32
 # Those with which Newton–Schulz iterations reach singular values of about 1 soonest.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+# Of a matrix to be made orthogonal; below it there is nothing but rounding.
+SMALLEST_NORM = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
@@ -135,12 +137,13 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     Five Newton–Schulz iterations :math:`X \leftarrow a X + (b A + c A^2) X`, :math:`A = X X^T`,
     from :math:`X / \lVert X \rVert`: singular values end between 0.7 and 1.2, those of the
-    original below a thousandth of its norm aside. Zero stays zero.
+    original below two thousandths of its norm aside. What is smaller than `SMALLEST_NORM` as a
+    whole counts as zero, and stays it.
     """
     a, b, c = NEWTON_SCHULZ
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

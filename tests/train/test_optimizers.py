@@ -186,3 +186,11 @@ def test_each_name_makes_its_optimizer_and_another_is_named() -> None:
         assert all(group["weight_decay"] == 0.25 for group in made.param_groups)
     with pytest.raises(UsageError, match=r"train\.optimizer: found 'sgd', expected one of adam, "):
         build_optimizer(LoopConfig(optimizer="sgd"), model)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-24, 1e-12])
+def test_a_matrix_that_vanishes_moves_nothing(size: float) -> None:
+    matrices = size * torch.ones(1, 64, 64) * torch.linspace(-1, 1, 64)
+    found = orthogonalised(matrices)
+    assert bool(found.isfinite().all())
+    assert float(found.abs().max()) < 1e-2

@@ -23,7 +23,7 @@ from eqflow.edges.network import EdgeNetwork, Gate, MessageDual, MessageInputs, 
 
 NARROWEST, WIDEST = 32, 256
 MOST_DIMENSIONS = 3
-MOST_SCALARS = 16
+MOST_SCALARS = 32
 
 # A double takes twice the registers and shared memory: there is no room for it on a device.
 _DTYPES = (torch.float32, torch.float64) if INTERPRETED else (torch.float32,)

@@ -64,7 +64,9 @@ def all_close(found, expected) -> None:
 
 
 @every_option
-@pytest.mark.parametrize(("scalars", "with_envelope"), [(0, True), (1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("scalars", "with_envelope"), [(0, True), (1, False), (2, True), (17, False)]
+)
 def test_the_sums_are_those_of_the_composition(scalars, with_envelope, options) -> None:
     edges = GRAPHS_TO_PASS["ragged"].edges(DEVICE)
     net = network(F, scalars, **options)
