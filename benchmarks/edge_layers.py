@@ -4,15 +4,17 @@ The port concatenates `[h_i, h_j, d², d₀²]` for every edge and sums with ind
 same function, which is checked first. Both are given edge lists made beforehand, and take turns in
 one process with one thread; figures are medians of CPU seconds.
 
-python benchmarks/edge_layers.py [rounds=7]
+    python benchmarks/edge_layers.py [--rounds 7] [--only layers | exact_divergence]
+
+With `--only` the other table stays in the results as it was measured.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
-from harness import race, write_results
+from harness import earlier_results, processor, race, write_results
 from published_port import PublishedField
 from torch import Tensor
 
@@ -39,12 +41,22 @@ EXACT_SHAPES = {
 TIME = torch.tensor(0.3)
 
 
-def main(rounds: int = 7) -> None:
+def main() -> None:
     """Print and write both tables."""
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--rounds", type=int, default=7)
+    words.add_argument("--only", choices=["layers", "exact_divergence"])
+    asked = words.parse_args()
     torch.set_num_threads(1)
-    layers = {name: _layers(*shape, rounds) for name, shape in SHAPES.items()}
-    exact = {name: _exact(*shape, rounds) for name, shape in EXACT_SHAPES.items()}
-    write_results("edge_layers", {"layers": layers, "exact_divergence": exact})
+    results = earlier_results("edge_layers")
+    tables = {"layers": (_layers, SHAPES), "exact_divergence": (_exact, EXACT_SHAPES)}
+    for table, (measure, shapes) in tables.items():
+        if asked.only in (None, table):
+            results[table] = {
+                name: {"processor": processor(), **measure(*shape, asked.rounds)}
+                for name, shape in shapes.items()
+            }
+            write_results("edge_layers", results)
 
 
 def _layers(sizes, width: int, layers: int, dimension: int, rounds: int) -> dict[str, object]:
@@ -166,4 +178,4 @@ def drawn_sizes(count: int, mean: float, spread: float, low: int, high: int) -> 
 
 
 if __name__ == "__main__":
-    main(*(int(argument.partition("=")[2]) for argument in sys.argv[1:]))
+    main()
