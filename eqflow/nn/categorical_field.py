@@ -187,7 +187,7 @@ class CategoricalEGNNField(AbstractField):
         ).squeeze(1) * (through + by_itself)
         # A cloud of n points moves in the n − 1 dimensions that its centre leaves.
         of_positions = x.shape[1] * clouds.sum(path.contraction.squeeze(1))
-        of_positions = of_positions * (1 - 1 / clouds.lengths.clamp(min=1))
+        of_positions = of_positions * (1 - 1 / clouds.lengths.clamp(min=1).to(of_positions.dtype))
         trace = found.trace + of_positions + clouds.sum(of_features)
         return _joined((dx, dh), clouds), trace
 
