@@ -69,11 +69,6 @@ def measured(model: str, data: str, steps: int, count: int, runs: Path) -> dict[
         f"data.path={data}",
         f"train.steps={steps}",
         "train.learning_rate=2e-3",
-        # As the preset was when this was measured, and the same for both.
-        "train.optimizer=adamw",
-        "train.batch_size=64",
-        "objective.time_power=1",
-        "model.radial=0",
         "train.validate_every=800",
         "train.final_structures=0",
         "train.tensorboard=false",

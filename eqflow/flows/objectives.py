@@ -61,9 +61,9 @@ class FlowMatching(AbstractObjective):
 
     :math:`\mathcal L = \mathbb E\, \lVert v(t, (1 - t) x + t z) - (z - x) \rVert^2 / ((n - 1) d)`,
     with one time :math:`t = u^p` a cloud, `u` uniform and stratified over the batch, and `(x, z)`
-    drawn by the coupling. Features
-    beside the positions have independent noise and a term of their own: the same per feature, or,
-    where the field predicts categories, the cross-entropy of its posterior.
+    drawn by the coupling. Features beside the positions have independent noise and a term of their
+    own: the same per feature, or, where the field predicts categories, the cross-entropy of its
+    posterior.
 
     Args:
         coupling: How noise is paired with structures.
