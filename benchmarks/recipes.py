@@ -1,4 +1,4 @@
-"""How molecules are after short trainings of `experiment=qm9`, at CPU times as equal as steps allow.
+"""How molecules are after short trainings of `experiment=qm9`, at about equal CPU times.
 
 Each variant is some words of the command line. What a step of each costs is measured first, in
 turns; each then trains for as many as the CPU time allows, its learning rate falling to zero at the
