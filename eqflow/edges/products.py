@@ -46,6 +46,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return linear(x, weight, bias)
 
 
+def add_product(found: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Add `x Wᵀ` to `found`, (..., M), which is contiguous."""
+    if _is_for_onednn(x, weight, COLUMNS):
+        found += product(x, weight)
+    else:
+        found.view(-1, found.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.t())
+
+
 def outer_product(g: Tensor, x: Tensor) -> Tensor:
     """`gᵀ x`, a sum over rows: (R, M) and (R, K) to (M, K)."""
     if _is_for_onednn(x, g.t(), COLUMNS_OF_OUTER):

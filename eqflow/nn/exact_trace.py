@@ -7,7 +7,9 @@ the linearised layers these directions are cheaper than a generic method can mak
   once, serves all directions.
 - In the last layer the direction of point `p` is only asked for its effect on `p`, a product of two
   vectors for each of its `n − 1` incoming edges.
-- In between the derivative of all messages of a cloud is one matrix, built once.
+- In the layers next to those most directions of a point differ by a factor alone, or are asked for
+  their sum alone (`point_directions`).
+- In between the derivative of all messages of a cloud is one matrix.
 
 Where features evolve as well, each of them is one direction more of its node: it enters the first
 layer at that node alone, and of what comes out only that node's block of the Jacobian is asked for.
@@ -26,18 +28,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from eqflow.edges.products import product
 from eqflow.edges.watched import is_watched
 from eqflow.geometry import Segments
+from eqflow.nn import feature_directions, point_directions
 from eqflow.nn.egcl import EGCL
 from eqflow.nn.egnn import EGNN
-from eqflow.nn.linearised import Linearised, differences, own_of, squared
+from eqflow.nn.linearised import Linearised
+from eqflow.nn.stacked import differences, own_of, slices, squared
 
 # Numbers in the largest temporary: what a core's cache holds, and what a GPU can spare.
 CPU_BUDGET = 2**19
 GPU_BUDGET = 2**27
+# Features from which on the fewer products at the ends of a network outweigh their bookkeeping.
+WIDE = 48
 
 
 class Traced(NamedTuple):
@@ -108,8 +113,7 @@ def _by_size(egnn: EGNN, x: Tensor, h: Tensor, clouds: Segments, inputs: int) ->
             numbers = size * (d + inputs) * F
             for group, rows in _alike(clouds, size, max(budget // (size * numbers), 1)):
                 here, features = (part[rows].unflatten(0, (-1, size)) for part in (x, h))
-                points = min(max(budget // (numbers * len(here)), 1), size)
-                part = _Group(egnn, here, features, inputs, points)
+                part = _Group(egnn, here, features, inputs, budget)
                 found.shift[rows] = part.shift.flatten(0, 1)
                 found.out[rows] = part.h.flatten(0, 1)
                 found.trace[group] = part.trace
@@ -130,7 +134,7 @@ def _alike(
 ) -> Iterator[tuple[slice, slice] | tuple[Tensor, Tensor]]:
     """Clouds of one size, some together, and their nodes one cloud after another."""
     if clouds.uniform is not None:
-        for group in _slices(clouds.count, most):
+        for group in slices(clouds.count, most):
             yield group, slice(group.start * size, group.stop * size)
         return
     for chosen in (clouds.lengths == size).nonzero().squeeze(1).split(most):
@@ -173,7 +177,7 @@ def _reads(egnn: EGNN) -> bool:
 
 
 class _Group:
-    """Clouds of one size `n`, (B, n, d), whose directions are carried some `points` at a time.
+    """Clouds of one size `n`, (B, n, d), whose directions are carried some points at a time.
 
     Attributes:
         shift, h: What comes out, (B, n, d) and (B, n, F).
@@ -181,8 +185,8 @@ class _Group:
         blocks: Derivatives of `h` by the K features of the same node, (B, n, K, F).
     """
 
-    def __init__(self, egnn: EGNN, x: Tensor, h: Tensor, inputs: int, points: int) -> None:
-        B, n, _ = x.shape
+    def __init__(self, egnn: EGNN, x: Tensor, h: Tensor, inputs: int, budget: int) -> None:
+        B, n, d = x.shape
         start = x
         a = egnn.distance_attributes(squared(differences(x))) if egnn.input_distance else None
         others = 1 - torch.eye(n, dtype=x.dtype, device=x.device)
@@ -192,77 +196,78 @@ class _Group:
             x, h = linearised.x, linearised.h
             self.layers.append(linearised)
         self.shift, self.h = x - start, h
-        self.blocks = h.new_zeros(B, n, inputs, h.shape[2])
-        self.inputs = egnn.embed.weight[:, :inputs].t().contiguous()  # (K, F)
-        first, *rest = self.layers
-        self.difference = first.difference if egnn.input_distance else None
-        self.trace = x.new_zeros(B) if rest else _radial_trace(first)
-        if not rest and not inputs:
-            return
-        if not rest:
-            for chunk in _slices(n, points):
-                self.blocks[:, chunk] = own_of(first.push_features(chunk, self.inputs)[1], chunk)
-        elif inputs:
-            for chunk in _slices(n, points):
-                self._trace_blocks(chunk, *self._carry(chunk))
+        self.difference = self.layers[0].difference if egnn.input_distance else None
+        if len(self.layers) == 1:
+            self.trace = _radial_trace(self.layers[0])
         else:
-            self._trace_all(n, points)
+            self.trace = x.new_zeros(B)
+            self._add_trace(budget // (h.numel() * d))
+        self.blocks = h.new_zeros(B, n, inputs, h.shape[2])
+        if inputs:
+            by_features = egnn.embed.weight[:, :inputs].t().contiguous()  # (K, F)
+            for points in slices(n, budget // (h.numel() * inputs)):
+                self.blocks[:, points] = self._blocks(points, by_features)
 
-    def _trace_all(self, n: int, size: int) -> None:
+    def _add_trace(self, most: int) -> None:
         """Add `Σ_p Σ_a ∂v_pa / ∂x_pa` to the trace, some points at a time.
 
         A cloud that is moved as a whole stays what it is: its points all move alike and no feature
-        changes. That gives the tangents of the last point from the sum of those of the others.
+        changes. That gives the tangents of the last point from the sum of those of the others,
+        where those of every point have to be carried through a layer in full.
         """
-        d, last = self.shift.shape[2], self.layers[-1]
-        rest = torch.eye(d, dtype=self.shift.dtype, device=self.shift.device), self.h.new_zeros(())
-        for points in _slices(n - 1, size):
-            dx, dh, da = self._carry(points)
-            rest = rest[0] - dx.sum(2, keepdim=True), rest[1] - dh.sum(2, keepdim=True)
-            if points.stop == n - 1:
-                points = slice(points.start, n)
-                dx, dh = torch.cat([dx, rest[0]], 2), torch.cat([dh, rest[1]], 2)
-                da = self._distances(points)
-            self.trace += last.trace_at(points, dx, dh, da)
+        first, *middle, last = self.layers
+        (n, d), F = self.shift.shape[1:], self.h.shape[2]
+        by_parts = F >= WIDE
+        in_full = middle[1:-1] if by_parts else middle
+        others = n - 1 if in_full else n
+        eye = torch.eye(d, dtype=self.shift.dtype, device=self.shift.device)
+        rest = eye.unsqueeze(1), self.h.new_zeros(())
+        for points in slices(others, most):
+            every = slice(points.start, n) if points.stop == others else points
+            da = self._distances(every)
+            carried = None if da is None else da[..., : points.stop - points.start]
+            entered = point_directions.enter(first, points)
+            dx, dh = entered.dx, entered.dh
+            if by_parts and len(middle) > 1:
+                dx, dh = point_directions.push_entered(middle[0], points, entered, carried)
+            for layer in in_full:
+                flat = None if carried is None else carried.flatten(3)
+                pushed = layer.push(dx.flatten(2, 3), dh.flatten(2, 3), flat)
+                dx, dh = (part.unflatten(2, dx.shape[2:4]) for part in pushed)
+            if others < n:
+                rest = rest[0] - dx.sum(3, keepdim=True), rest[1] - dh.sum(3, keepdim=True)
+            if every.stop > points.stop:
+                points = every
+                dx, dh = (torch.cat(parts, 3) for parts in zip((dx, dh), rest, strict=True))
+            toward = last.difference[:, points]
+            if by_parts and middle:
+                args = middle[-1], points, toward, dx, dh, da
+                gathered = point_directions.push_and_gather(*args)
+            else:
+                gathered = point_directions.gather(points, toward, dx, dh)
+            self.trace += point_directions.trace_at(last, points, gathered, da)
 
-    def _trace_blocks(self, points: slice, dx: Tensor, dh: Tensor, da: Tensor | None) -> None:
-        """Add to the trace the coordinates of some points, and find their blocks."""
-        d, last = self.shift.shape[2], self.layers[-1]
-        own = None if da is None else da[..., :d]
-        self.trace += last.trace_at(points, dx[..., :d, :], dh[..., :d, :], own)
-        self.blocks[:, points] = last.features_at(points, dx[..., d:, :], dh[..., d:, :])
-
-    def _carry(self, points: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the last layer is given along the coordinates, then the features of P points.
-
-        Returns:
-            Tangents of positions (B, n, P, d + K, d), features (B, n, P, d + K, F) and squared
-            input distances (B, n, n, P, d + K).
-        """
-        first, *middle, _ = self.layers
-        shape = points.stop - points.start, self.shift.shape[2] + len(self.inputs)
-        da = self._distances(points)
-        dx, dh = first.push_points(points)
-        if len(self.inputs):
-            by_features = first.push_features(points, self.inputs)
-            dx, dh = (torch.cat(parts, 3) for parts in zip((dx, dh), by_features, strict=True))
+    def _blocks(self, points: slice, by_features: Tensor) -> Tensor:
+        """Derivatives of the `h` that comes out of P points by their own features, (B, P, K, F)."""
+        first, *rest = self.layers
+        dx, dh = feature_directions.enter(first, points, by_features)
+        if not rest:
+            return own_of(dh, points, 2)
+        shape = dx.shape[2:4]
         dx, dh = dx.flatten(2, 3), dh.flatten(2, 3)
-        for layer in middle:
-            dx, dh = layer.push(dx, dh, None if da is None else da.flatten(3))
-        return dx.unflatten(2, shape), dh.unflatten(2, shape), da
+        for layer in rest[:-1]:
+            dx, dh = layer.push(dx, dh, None)
+        parts = (part.unflatten(2, shape) for part in (dx, dh))
+        return feature_directions.leave(rest[-1], points, *parts)
 
     def _distances(self, points: slice) -> Tensor | None:
-        """Tangents of all squared input distances along P points: (B, n, n, P, d + K).
-
-        Of a point's directions only the first d change a distance.
-        """
+        """Tangents of all squared input distances along P points' coordinates: (B, n, n, d, P)."""
         if self.difference is None:
             return None
         n = self.difference.shape[1]
         one = torch.eye(n, dtype=self.shift.dtype, device=self.shift.device)[points]
         moves = (one.unsqueeze(1) - one.unsqueeze(2)).movedim(0, 2)  # of senders, of receivers
-        da = (2 * self.difference).unsqueeze(3) * moves.unsqueeze(3)
-        return pad(da, (0, len(self.inputs)))
+        return (2 * self.difference).unsqueeze(4) * moves.unsqueeze(2)
 
 
 def _radial_trace(layer: Linearised) -> Tensor:
@@ -270,8 +275,3 @@ def _radial_trace(layer: Linearised) -> Tensor:
     _, gc = layer.by_distance
     d2 = squared(layer.difference)
     return (layer.difference.shape[-1] * layer.c + 2 * d2 * gc).sum((1, 2))
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    """Of `count` rows, at most `size` together."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

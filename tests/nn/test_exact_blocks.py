@@ -52,7 +52,7 @@ def assert_close(found: Traced, expected: Traced) -> None:
         )
 
 
-@pytest.mark.parametrize("budget", [1, 3000, 2**19])
+@pytest.mark.parametrize(("budget", "wide"), [(1, 48), (3000, 1), (2**19, 1)])
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     "options",
@@ -67,8 +67,11 @@ def assert_close(found: Traced, expected: Traced) -> None:
     ],
     ids=str,
 )
-def test_trace_and_blocks_are_those_of_the_jacobian(options, layers, budget, monkeypatch) -> None:
+def test_trace_and_blocks_are_those_of_the_jacobian(
+    options, layers, budget, wide, monkeypatch
+) -> None:
     monkeypatch.setattr(exact_trace, "CPU_BUDGET", budget)
+    monkeypatch.setattr(exact_trace, "WIDE", wide)
     egnn, x, h = a_network(layers, **options), draw(17, 3), draw(17, FEATURES + KEPT, seed=1)
     found = shift_features_and_trace(egnn, x, h, CLOUDS, FEATURES)
     expected = by_autograd(egnn, x, h, CLOUDS)

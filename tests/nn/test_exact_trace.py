@@ -35,7 +35,8 @@ def by_autograd(field: EGNNField, x: Tensor, clouds: Segments, context=None) -> 
     return clouds.sum(full.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).sum(1))
 
 
-@pytest.mark.parametrize("budget", [1, 2000, 2**19])
+# Points at a time, and features from which on the ends of a network are carried by parts.
+@pytest.mark.parametrize(("budget", "wide"), [(1, 1), (2000, 48), (2**19, 1)])
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @pytest.mark.parametrize(
@@ -49,9 +50,10 @@ def by_autograd(field: EGNNField, x: Tensor, clouds: Segments, context=None) -> 
     ids=str,
 )
 def test_velocity_and_trace_are_those_of_the_jacobian(
-    options, layers, dimension, budget, monkeypatch
+    options, layers, dimension, budget, wide, monkeypatch
 ) -> None:
     monkeypatch.setattr(exact_trace, "CPU_BUDGET", budget)
+    monkeypatch.setattr(exact_trace, "WIDE", wide)
     field = enlarged(layers, **options)
     x, clouds = packed(dimension)
     edges = field.connect(x, clouds)
