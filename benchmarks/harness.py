@@ -44,11 +44,13 @@ def race(
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def earlier_results(name: str) -> dict[str, Any]:
-    """What `write_results` wrote last, without the machine."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    del found["machine"]
-    return found
+def earlier_results(name: str, setting: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `write_results` wrote last, without the machine; nothing if of another setting."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found.pop("machine", None)
+    is_same = all(found.get(key) == value for key, value in (setting or {}).items())
+    return found if is_same else {}
 
 
 def processor() -> str:

@@ -61,7 +61,7 @@ def main() -> None:
     for name, (*shape, rounds) in SHAPES.items():
         if name.startswith(tuple(options.only)):
             cost = step_cost(name, *shape, options.rounds or rounds)
-            results["cost"][name] = {"processor": processor(), **cost}
+            results.setdefault("cost", {})[name] = {"processor": processor(), **cost}
             write_results("likelihood_training", results)
     if options.steps:
         results["curve"] = likelihood_curve(options.steps)

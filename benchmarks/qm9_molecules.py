@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, write_results
+from harness import earlier_results, write_results
 
 from eqflow.evaluate import bonds_of, negative_log_likelihood, table_metrics
 from eqflow.flows import MolecularFlow, Solver, Status
@@ -41,6 +41,7 @@ SOLVERS = {
     "dopri5": Solver(),
 }
 TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)
+NAME = "qm9_molecules"
 PARTS = ("held_out", "drawn", "scores", "two_scorings")
 
 
@@ -68,7 +69,7 @@ def main() -> None:
         add(run, "held_out", metrics(held_out[: asked.count]))
     for name in asked.solvers if "drawn" in asked.parts else ():
         found = drawn(flow, asked.count, SOLVERS[name])
-        add(run, "drawn", {**earlier(run).get("drawn", {}), name: found})
+        add(run, "drawn", {**earlier_results(NAME, run).get("drawn", {}), name: found})
     if "scores" in asked.parts:
         add(run, "scores", scores(flow, few, asked.draws))
     if "two_scorings" in asked.parts:
@@ -77,19 +78,12 @@ def main() -> None:
 
 def add(run: dict[str, Any], part: str, found: dict[str, Any]) -> None:
     """Write a part beside what there is of the run."""
-    parts = {**earlier(run), part: found}
+    parts = {**earlier_results(NAME, run), part: found}
     if "drawn" in parts:
         known = parts["drawn"]
         parts["drawn"] = {name: known[name] for name in SOLVERS if name in known}
     in_order = {name: parts[name] for name in PARTS if name in parts}
-    write_results("qm9_molecules", {**run, **in_order})
-
-
-def earlier(run: dict[str, Any]) -> dict[str, Any]:
-    """What the results have of this run already."""
-    path = RESULTS / "qm9_molecules.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return known if all(known.get(name) == value for name, value in run.items()) else {}
+    write_results(NAME, {**run, **in_order})
 
 
 def drawn(flow: MolecularFlow, count: int, solver: Solver) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, race, write_results
+from harness import earlier_results, race, write_results
 
 from eqflow.cli.compose import composed
 from eqflow.evaluate import bonds_of, table_metrics
@@ -65,15 +65,8 @@ def main() -> None:
         steps = round(60 * asked.cpu_minutes / costs[name])
         found = measured(name, [*options, f"train.steps={steps}"], asked)
         print(name, json.dumps(found), flush=True)
-        write_results("recipes", {**setting, "variants": {**earlier(setting), name: found}})
-
-
-def earlier(setting: dict[str, Any]) -> dict[str, Any]:
-    """Variants in the results that were measured in the same setting."""
-    path = RESULTS / "recipes.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    is_same = all(known.get(name) == value for name, value in setting.items())
-    return known["variants"] if is_same and "variants" in known else {}
+        known = earlier_results("recipes", setting).get("variants", {})
+        write_results("recipes", {**setting, "variants": {**known, name: found}})
 
 
 def prepared(name: str, options: list[str], asked: argparse.Namespace) -> Run:

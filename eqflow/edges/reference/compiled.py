@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,9 +45,20 @@ BLOCK = 4000
 # Beyond so many cases (types, gates, parts that are missing) the rest would not be compiled.
 CASES = 64
 
-Parts = tuple[Tensor | None, ...]
 Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]
+
+
+class Side(NamedTuple):
+    """What the value is computed from, as `Inputs`, or its tangent, as `Tangents`, or gradients."""
+
+    receiver: Tensor | None
+    sender: Tensor | None
+    scalars: Tensor
+    weight: Tensor | None
+
+
+Sides = tuple[Side, ...]
 
 # Of a value, and of a value with a tangent.
 STAGES: tuple[tuple[Stage, Stage, Stage], ...] = (
@@ -59,7 +70,7 @@ STAGES: tuple[tuple[Stage, Stage, Stage], ...] = (
 def edge_mlp(inputs: Inputs, network: EdgeNetwork, edges: Edges) -> tuple[Tensor, Tensor]:
     """`φ` (E, 1) and `M` (N, F), as `edge_mlp.composed`."""
     tensors = (*inputs, *network.tensors())
-    phi, total = _Compiled.apply(edges, network, is_recorded(tensors), 0, *tensors)
+    phi, total = _Compiled.apply(edges, network, is_recorded(tensors), 1, *tensors)
     return phi, total
 
 
@@ -68,37 +79,34 @@ def dual_edge_mlp(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`φ`, `M` and their derivatives along one direction, as `edge_mlp.composed_dual`."""
     tensors = (*inputs, *tangents, *network.tensors())
-    phi, total, dphi, dtotal = _Compiled.apply(
-        edges, network, is_recorded(tensors), len(tangents), *tensors
-    )
+    phi, total, dphi, dtotal = _Compiled.apply(edges, network, is_recorded(tensors), 2, *tensors)
     return phi, total, dphi, dtotal
 
 
 class _Compiled(torch.autograd.Function):
-    """Value alone, or with one tangent where `along` counts the parts of `Tangents`."""
+    """Of one side, the value alone, or of two, the value and one tangent."""
 
     @staticmethod
     def forward(
-        ctx: Any, edges: Edges, network: EdgeNetwork, keep: bool, along: int, *tensors: Tensor
+        ctx: Any, edges: Edges, network: EdgeNetwork, keep: bool, count: int, *tensors: Tensor
     ) -> Any:
-        parts, net = _detached(tensors[: 4 + along]), _plain(network, tensors[4 + along :])
-        receiver, scalars = tensors[0], tensors[2]
-        phis = [scalars.new_empty(edges.count, 1)]
-        totals = [torch.zeros_like(receiver)]
-        if along:
-            phis.append(scalars.new_empty(edges.count, 1, 1))
-            totals.append(receiver.new_zeros(len(receiver), 1, receiver.shape[1]))
+        sides, weights = _split(tensors, count)
+        net = _plain(network, weights)
+        scalars = [side.scalars for side in sides]
+        phis = [a.new_empty(*a.shape[:-1], 1) for a in scalars]
+        nodes = tensors[0]
+        totals = [nodes.new_zeros(len(nodes), *a.shape[1:-1], nodes.shape[1]) for a in scalars]
         every: list[Tensor] = []
         for block in edges.blocks(BLOCK):
             found, sent, kept = _run(
-                _there, block.receiver, block.sender, _of(block, parts), net, keep
+                _there, block.receiver, block.sender, _of(block, sides), net, keep
             )
             for phi, here in zip(phis, found, strict=True):
                 phi[block.rows] = here
             for total, m in zip(totals, sent, strict=True):
                 block.add_to_receivers(total, m)
             every.extend(kept)
-        ctx.edges, ctx.network, ctx.along = edges, network, along
+        ctx.edges, ctx.network, ctx.count = edges, network, count
         ctx.save_for_backward(*tensors, *every)
         ctx.inputs, ctx.choice = len(tensors), current_choice()
         ctx.are_weights_constant = are_weights_constant()
@@ -106,55 +114,53 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *covectors: Tensor) -> Any:
-        saved, along = ctx.saved_tensors, ctx.along
-        tensors, kept = saved[: ctx.inputs], saved[ctx.inputs :]
+        tensors, kept = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
         if is_watched_backward(*covectors):
             found = plain_backward(ctx, lambda parts: _plainly(ctx, parts), covectors)
             return None, None, None, None, *found
-        parts, net = _detached(tensors[: 4 + along]), _plain(ctx.network, tensors[4 + along :])
-        needed = ctx.needs_input_grad[4:]
-        with_weights = any(needed[4 + along :]) and not ctx.are_weights_constant
-        gradients = [None if part is None else torch.zeros_like(part) for part in parts]
+        sides, weights = _split(tensors, ctx.count)
+        net = _plain(ctx.network, weights)
+        needed = ctx.needs_input_grad[-len(weights) :]
+        with_weights = any(needed) and not ctx.are_weights_constant
+        gradients = [_zeros(side) for side in sides]
         of_weights = [torch.zeros_like(weight) for weight in net.tensors()]
         kept, covectors = _detached(kept), _detached(g.contiguous() for g in covectors)
         g_phis, g_totals = covectors[::2], covectors[1::2]
-        each = 4 if along else 2
+        each = 2 * ctx.count
         for k, block in enumerate(ctx.edges.blocks(BLOCK)):
-            g_parts, g_weights = _run(
+            found, g_weights = _run(
                 _back,
                 block.receiver,
                 block.sender,
-                _of(block, parts),
+                _of(block, sides),
                 net,
                 kept[k * each : (k + 1) * each],
                 tuple(g[block.rows] for g in g_phis),
                 g_totals,
                 with_weights,
             )
-            for place, (total, g) in enumerate(zip(gradients, g_parts, strict=True)):
-                if total is None or g is None:
-                    continue
-                if place % 4 == 0:
-                    block.add_to_receivers(total, g)
-                elif place % 4 == 1:
-                    total.index_add_(0, block.sender, g)
-                else:
-                    total[block.rows] = g
-            for total, g in zip(of_weights, g_weights, strict=False):
-                total += g
-        weights = of_weights if with_weights else [None] * len(of_weights)
-        return None, None, None, None, *gradients, *weights
+            for total, g in zip(gradients, found, strict=True):
+                _add(block, total, g)
+            for of_weight, g_weight in zip(of_weights, g_weights, strict=False):
+                of_weight += g_weight
+        g_net = of_weights if with_weights else [None] * len(of_weights)
+        return None, None, None, None, *(part for side in gradients for part in side), *g_net
 
 
 def _plainly(ctx: Any, parts: list[Tensor]) -> tuple[Tensor, ...]:
     """The whole pass in torch's own operations."""
-    net = ctx.network.with_tensors(parts[4 + ctx.along :])
-    if not ctx.along:
-        return composed(Inputs(*parts[:4]), net, ctx.edges)
-    phi, total, dphi, dtotal = composed_dual(
-        Inputs(*parts[:4]), Tangents(*parts[4:8]), net, ctx.edges
-    )
-    return phi, total, dphi, dtotal
+    sides, weights = _split(parts, ctx.count)
+    net = ctx.network.with_tensors(weights)
+    inputs = Inputs(*parts[:4])
+    if ctx.count == 1:
+        return composed(inputs, net, ctx.edges)
+    return composed_dual(inputs, Tangents(*sides[1]), net, ctx.edges)
+
+
+def _split(tensors: Sequence[Tensor], count: int) -> tuple[Sides, Sequence[Tensor]]:
+    """Inputs, tangents where there are two sides, and the weights, which come last."""
+    sides = tuple(Side(*tensors[4 * k : 4 * k + 4]) for k in range(count))
+    return sides, tensors[4 * count :]
 
 
 def _detached(parts: Iterable[Tensor | None]) -> tuple[Any, ...]:
@@ -168,21 +174,41 @@ def _plain(network: EdgeNetwork, tensors: Sequence[Tensor]) -> EdgeNetwork:
     return kept._replace(coordinate_range=None, stabilized=True)
 
 
-def _of(block: Block, parts: Sequence[Tensor | None]) -> Parts:
-    """What a block needs: all nodes of the first two parts of four, its own edges of the others."""
-    return tuple(
-        part if part is None or place % 4 < 2 else part[block.rows]
-        for place, part in enumerate(parts)
+def _of(block: Block, sides: Sides) -> Sides:
+    """What a block needs, whether or not gradients are asked for: all nodes, its own edges."""
+    found = []
+    for side in sides:
+        receiver, sender, scalars, weight = _detached(side)
+        weight = None if weight is None else weight[block.rows]
+        found.append(Side(receiver, sender, scalars[block.rows], weight))
+    return tuple(found)
+
+
+def _zeros(side: Side) -> Side:
+    receiver, sender, weight = (
+        None if part is None else torch.zeros_like(part)
+        for part in (side.receiver, side.sender, side.weight)
     )
+    return Side(receiver, sender, torch.zeros_like(side.scalars), weight)
 
 
-def _first(receiver_of: Tensor, sender_of: Tensor, parts: Parts, weight: Tensor) -> Tensors:
+def _add(block: Block, total: Side, g: Side) -> None:
+    """Add a block's derivatives to those of nodes, and write those of its edges."""
+    if total.receiver is not None and g.receiver is not None:
+        block.add_to_receivers(total.receiver, g.receiver)
+    if total.sender is not None and g.sender is not None:
+        total.sender.index_add_(0, block.sender, g.sender)
+    total.scalars[block.rows] = g.scalars
+    if total.weight is not None and g.weight is not None:
+        total.weight[block.rows] = g.weight
+
+
+def _first(receiver_of: Tensor, sender_of: Tensor, sides: Sides, weight: Tensor) -> Tensors:
     """`z_1` (E, F) and, of a dual, its tangent (E, 1, F)."""
     found = []
-    for receiver, sender, scalars, _ in (parts[:4], parts[4:])[: len(parts) // 4]:
-        assert scalars is not None  # they hold the distance
-        z = linear(scalars, weight)
-        for ends, nodes in ((receiver, receiver_of), (sender, sender_of)):
+    for side in sides:
+        z = linear(side.scalars, weight)
+        for ends, nodes in ((side.receiver, receiver_of), (side.sender, sender_of)):
             if ends is not None:
                 z = z + ends[nodes]
         found.append(z)
@@ -190,13 +216,13 @@ def _first(receiver_of: Tensor, sender_of: Tensor, parts: Parts, weight: Tensor)
 
 
 def _there(
-    receiver_of: Tensor, sender_of: Tensor, parts: Parts, net: EdgeNetwork, keep: bool
+    receiver_of: Tensor, sender_of: Tensor, sides: Sides, net: EdgeNetwork, keep: bool
 ) -> tuple[Tensors, Tensors, Tensors]:
     """`φ`, `s g_i m` and, if any is kept, `z_2, z_3` of a block, tangents beside each."""
-    first, message, last = STAGES[len(parts) // 4 - 1]
-    z1 = _first(receiver_of, sender_of, parts, net.scalar_weight)
+    first, message, last = STAGES[len(sides) - 1]
+    z1 = _first(receiver_of, sender_of, sides, net.scalar_weight)
     z2 = _all(first(*z1, net))
-    found = message(*z2, *parts[3::4], net)
+    found = message(*z2, *(side.weight for side in sides), net)
     z3, m = found[: len(z2)], found[len(z2) :]
     return _all(last(*z3, net)), m, (*z2, *z3) if keep else ()
 
@@ -204,18 +230,18 @@ def _there(
 def _back(
     receiver_of: Tensor,
     sender_of: Tensor,
-    parts: Parts,
+    sides: Sides,
     net: EdgeNetwork,
     kept: Tensors,
     g_phi: Tensors,
     g_total: Tensors,
     with_weights: bool,
-) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Derivatives of the loss by the parts of a block, and by the weights if asked for."""
-    values = len(parts) // 4
+) -> tuple[list[Side], list[Tensor]]:
+    """Derivatives of the loss by what a block was given, and by the weights if asked for."""
+    values = len(sides)
     first, message, last = STAGES[values - 1]
     z2, z3 = kept[:values], kept[values:]
-    factors = parts[3::4]
+    factors = [side.weight for side in sides]
 
     def weighted(*arguments: Any) -> Any:
         """`message` as a function of the factors that there are."""
@@ -239,27 +265,22 @@ def _back(
     inner = (*z2, *(part for part in factors if part is not None))
     g_inner, by_message = pulled(weighted, inner, (*g_z3, *g_sent))
     g_z2, g_factors = g_inner[:values], iter(g_inner[values:])
-    z1 = _first(receiver_of, sender_of, parts, net.scalar_weight)
+    z1 = _first(receiver_of, sender_of, sides, net.scalar_weight)
     g_z1, by_first = pulled(first, z1, g_z2)
 
-    g_parts: list[Tensor | None] = []
-    for place, part in enumerate(parts):
-        g = g_z1[place // 4]
-        if part is None:
-            g_parts.append(None)
-        elif place % 4 == 3:
-            g_parts.append(next(g_factors))
-        else:
-            g_parts.append(g @ net.scalar_weight if place % 4 == 2 else g)
+    found: list[Side] = []
+    for side, g in zip(sides, g_z1, strict=True):
+        receiver, sender = (None if part is None else g for part in (side.receiver, side.sender))
+        of_weight = None if side.weight is None else next(g_factors)
+        found.append(Side(receiver, sender, g @ net.scalar_weight, of_weight))
     g_weights = [a + b + c for a, b, c in zip(by_last, by_message, by_first, strict=True)]
     if with_weights:
         of_scalars = [
-            g.flatten(0, -2).t() @ a.flatten(0, -2)
-            for g, a in zip(g_z1, parts[2::4], strict=True)
-            if a is not None
+            g.flatten(0, -2).t() @ side.scalars.flatten(0, -2)
+            for g, side in zip(g_z1, sides, strict=True)
         ]
         g_weights[0] = sum(of_scalars[1:], of_scalars[0])
-    return g_parts, g_weights
+    return found, g_weights
 
 
 def _all(found: Any) -> Tensors:
