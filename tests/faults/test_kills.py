@@ -13,7 +13,7 @@ import tiny
 from processes import finish, start, wait_for
 
 LONG = [
-    "train.steps=400",
+    "train.steps=200",
     "train.checkpoint_every=7",
     "train.log_every=3",
     "train.validate_every=50",
@@ -37,7 +37,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_like_the_uninterrupted_one(
 ) -> None:
     data, whole = tiny.particles(tmp_path / "data.npy"), tmp_path / "whole"
     folder, clock = tmp_path / "run", random.Random(kills)
-    steps = "train.steps=3000" if kills > 1 else "train.steps=400"
+    steps = "train.steps=3000" if kills > 1 else "train.steps=200"
     words = tiny.words(data, folder, *LONG, steps)
     assert tiny.train(data, whole, *LONG, steps) == 0
     killed = 0

@@ -179,7 +179,14 @@ def test_the_fused_derivative_is_the_composed_one(normaliser: str) -> None:
 
 
 @each_shape
-@pytest.mark.parametrize("batched", [(True, True, True), (True, False, False), (False, True, True)])
+@pytest.mark.parametrize(
+    "batched",
+    [
+        pytest.param((True, True, True), marks=pytest.mark.slow),
+        (True, False, False),
+        (False, True, True),
+    ],
+)
 def test_batches_of_inputs_directions_and_cotangents_give_each_ones_result(shapes, batched) -> None:
     edges = GRAPHS["repeated and loops"].edges(DEVICE)
     inputs = [value.detach() for value in drawn(edges, shapes)]
