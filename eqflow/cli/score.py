@@ -194,6 +194,11 @@ def _told(
             f"{table.few:,} bounds rest on fewer than {FEW_DRAWS} of their draws: they are loose "
             "and their errors too small; a larger draws= tightens them"
         )
+    if alone := table.without_error:
+        terminal.line(
+            f"{alone:,} scores have no standard error (nan): a single draw of features, or a "
+            "single probe, shows no spread. draws= or divergence.probes= of 2 and more give one"
+        )
     for status, times in table.ended.items():
         what = "failed" if status.failed else "impossible"
         where = f"; {table.endings.where(status.name)}" if status.failed else ""

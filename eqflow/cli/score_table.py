@@ -156,6 +156,16 @@ class Table:
         changes = [math.nan if change is None else change for change in self._changes]
         return torch.tensor(changes, dtype=torch.float64)
 
+    @property
+    def without_error(self) -> int:
+        """How many scores have no standard error, for want of a second draw or probe."""
+        place = BEFORE_TERMS.index
+        return sum(
+            row[place("status")] == Status.SUCCESS.name.lower()
+            and row[place("log_prob_se")] == _number(math.nan)
+            for row in self._rows.values()
+        )
+
     def add(self, part: Part) -> None:
         """Keep a batch; the file is written now and then."""
         self._journal.add(asdict(part))

@@ -53,6 +53,19 @@ def unit_doubt(clouds: Clouds) -> str:
     return ""
 
 
+def charge_doubt(clouds: Clouds) -> str:
+    """A line where only some structures can have said which charges their atoms have."""
+    if clouds.charges is None or clouds.source is None:
+        return ""
+    plain = sum(source.partition(":")[0].endswith(".xyz") for source in clouds.source)
+    if not plain:
+        return ""
+    return (
+        f"{plain:,} structures are of .xyz files, which hold no formal charges: their atoms are "
+        "taken for neutral, beside others whose charges are stated. Write them as .extxyz or .sdf"
+    )
+
+
 def _nearest(clouds: Clouds) -> np.ndarray:
     """Of each atom the least ratio of a distance to a sum of radii, and that distance, (n, 2)."""
     if clouds.numbers is None:

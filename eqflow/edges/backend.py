@@ -40,7 +40,9 @@ class Choice:
             "tf32x3" nearly so on tensor cores, "tf32" 10 and "bf16" 7 bits of mantissa. Sums are
             float32 always. The torch backend has torch's own setting.
         strict: Raise where the backend cannot do a call, rather than leave it to torch.
-        compiled: Whether torch's message passes on a CPU go through a C++ compiler.
+        compiled: Whether torch's message passes on a CPU go through a C++ compiler, where the
+            plain formulas would not be faster or have to be seen: not on few edges, under autocast
+            or inside a transform.
     """
 
     name: str | None = None
@@ -108,8 +110,9 @@ def use_backend(
         precision, strict, compiled: See `Choice`.
 
     Raises:
-        UsageError: If there is no such backend in this installation, or no such precision; inside
-            a strict block, if the backend cannot do a call.
+        UsageError: If there is no such backend in this installation, no such precision, or a
+            switch is neither True nor False; inside a strict block, if the backend cannot do a
+            call.
 
     >>> with use_backend("torch"):
     ...     active_backend()
@@ -125,6 +128,9 @@ def use_backend(
         raise UsageError(
             f"use_backend: found precision {precision!r}, expected one of {', '.join(PRECISIONS)}."
         )
+    for word, value in (("strict", strict), ("compiled", compiled)):
+        if not isinstance(value, bool):
+            raise UsageError(f"use_backend: found {word}={value!r}, expected True or False.")
     with as_chosen(Choice(name, precision, strict, compiled)):
         yield
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eqflow.edges.heads import HeadEdges
 from eqflow.edges.neighbours import nearest_pairs, pairs_within
-from eqflow.errors import ShapeError
+from eqflow.edges.wellformed import degrees_of_all_pairs, require_graph, require_index
 from eqflow.geometry.segments import Segments, lasting, without_derived
 
 
@@ -48,6 +48,10 @@ class Edges:
             pairs are implied by `clouds`.
         order: For edges made from a list, the place in that list of each edge, shape (E,): edge
             attributes in the list's order become `attributes[edges.order]`.
+
+    Raises:
+        ShapeError: If the parts do not fit each other, an index is no node, or an edge joins two
+            clouds.
     """
 
     def __init__(
@@ -57,12 +61,31 @@ class Edges:
         sender: Tensor | None = None,
         order: Tensor | None = None,
     ) -> None:
+        require_graph(incoming, clouds, sender, order)
+        self._set(incoming, clouds, sender, order)
+
+    def _set(
+        self, incoming: Segments, clouds: Segments, sender: Tensor | None, order: Tensor | None
+    ) -> None:
         self.incoming = incoming
         self.clouds = clouds
         self.order = order
         self._sender = sender
         self._blocks: dict[int, list[Block]] = {}
         self._heads: dict[int, HeadEdges] = {}
+
+    @classmethod
+    def trusted(
+        cls,
+        incoming: Segments,
+        clouds: Segments,
+        sender: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Edges:
+        """As the constructor, of parts that are known to fit: looking at them takes time."""
+        edges = cls.__new__(cls)
+        edges._set(incoming, clouds, sender, order)
+        return edges
 
     @classmethod
     @lasting
@@ -72,8 +95,7 @@ class Edges:
         The pairs are implied by `ptr`; `sender` and `receiver` are only made when asked for.
         """
         clouds = Segments.of(ptr)
-        degree = (clouds.expand(clouds.lengths) - 1).clamp(min=0)
-        return cls(Segments.of_lengths(degree), clouds)
+        return cls.trusted(Segments.of_lengths(degrees_of_all_pairs(clouds)), clouds)
 
     @classmethod
     @lasting
@@ -121,26 +143,9 @@ class Edges:
             ShapeError: If the shape or type is wrong, an index is outside `0 … n − 1`, `ptr` does
                 not end at `n`, or an edge joins two graphs.
         """
-        if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
-            raise ShapeError(
-                f"edge_index: found {tuple(edge_index.shape)} of {edge_index.dtype}, "
-                "expected (2, E) of torch.int64."
-            )
-        if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= n):
-            raise ShapeError(
-                f"edge_index: found indices from {int(edge_index.min())} to "
-                f"{int(edge_index.max())}, expected 0 to {n - 1}."
-            )
         clouds = _grouped(ptr, n, edge_index.device)
-        if clouds.rows != n:
-            raise ShapeError(f"ptr: ends at {clouds.rows}, expected n = {n}.")
+        require_index(edge_index, n, clouds)
         sender, receiver = edge_index
-        if clouds.count > 1 and (clouds.ids[sender] != clouds.ids[receiver]).any():
-            first = int((clouds.ids[sender] != clouds.ids[receiver]).nonzero()[0])
-            raise ShapeError(
-                f"edge_index: edge {first}, {int(sender[first])} → {int(receiver[first])}, joins "
-                "two graphs of ptr, expected both ends in one. Pass no ptr if it is one graph."
-            )
         order = torch.argsort(receiver, stable=True)
         return cls._from_pairs(sender[order], receiver[order], clouds, order)
 
@@ -149,7 +154,7 @@ class Edges:
         cls, sender: Tensor, receiver: Tensor, clouds: Segments, order: Tensor | None = None
     ) -> Edges:
         degree = torch.bincount(receiver, minlength=clouds.rows)
-        return cls(Segments.of_lengths(degree), clouds, sender, order)
+        return cls.trusted(Segments.of_lengths(degree), clouds, sender, order)
 
     @cached_property
     @lasting
@@ -251,7 +256,7 @@ class Edges:
     def _transposed(self) -> Edges:
         # All pairs of a cloud are so turned round too, and stay implied.
         sender = None if self.is_complete else self.receiver.index_select(0, self.by_sender)
-        turned = Edges(self.outgoing, self.clouds, sender, self.by_sender)
+        turned = Edges.trusted(self.outgoing, self.clouds, sender, self.by_sender)
         # Known already, and so that turned round twice it is in the order it was.
         vars(turned).update(by_sender=self.from_sender_order, outgoing=self.incoming)
         return turned
@@ -319,7 +324,7 @@ class Edges:
         sender = None if self._sender is None else self._sender.to(device)
         order = None if self.order is None else self.order.to(device)
         clouds = Segments(self.clouds.ptr.to(device))
-        return Edges(Segments(ptr.to(device)), clouds, sender, order)
+        return Edges.trusted(Segments(ptr.to(device)), clouds, sender, order)
 
     @lasting
     def repeat(self, copies: int) -> Edges:
@@ -327,9 +332,10 @@ class Edges:
         clouds = Segments.of_lengths(self.clouds.lengths.repeat(copies))
         incoming = Segments.of_lengths(self.incoming.lengths.repeat(copies))
         if self.is_complete:
-            return Edges(incoming, clouds)
+            return Edges.trusted(incoming, clouds)
         shift = torch.arange(copies, device=self.sender.device) * self.nodes
-        return Edges(incoming, clouds, (self.sender + shift.unsqueeze(1)).reshape(-1))
+        sender = (self.sender + shift.unsqueeze(1)).reshape(-1)
+        return Edges.trusted(incoming, clouds, sender)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_derived(self) | {"_blocks": {}, "_heads": {}}

@@ -98,7 +98,10 @@ def molecule_metrics(
 
 
 def metrics_table(metrics: dict[str, Compared]) -> str:
-    """The metrics as text, one a line: drawn, held out, and how many could not be computed."""
+    """The metrics as text, one a line: drawn, held out, and how many could not be computed.
+
+    Where there are distances, a last line says how their intervals are to be read.
+    """
     head = ("", "drawn", "held out", "n", "not computable")
     rows = [head] + [
         (
@@ -118,6 +121,11 @@ def metrics_table(metrics: dict[str, Compared]) -> str:
         )
         for row in rows
     ]
+    if any(metric.unit in UNITS.values() for metric in metrics.values()):
+        lines.append(
+            "Intervals of distances are those of resamples, which are farther apart than the "
+            "samples: one within that of the held out is none."
+        )
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqflow.edges.backend import as_chosen, current_choice
 from eqflow.errors import UsageError
 from eqflow.flows.evaluation import VectorField
 
@@ -37,7 +38,7 @@ def recomputed(field: VectorField, parameters: tuple[Tensor, ...]) -> VectorFiel
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: VectorField, t: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.field = field
+        ctx.field, ctx.choice = field, current_choice()
         # Saved, parameters are watched: changed before the backward pass, they raise.
         ctx.save_for_backward(t, y, *parameters)
         return field(t, y)
@@ -52,7 +53,7 @@ class _Recomputed(torch.autograd.Function):
         t, y, *parameters = ctx.saved_tensors
         # A state of its own: the one of the step before depends on the parameters as well.
         y = y.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), as_chosen(ctx.choice):
             derivative = ctx.field(t, y)
         inputs = [y, *parameters]
         if not derivative.requires_grad:

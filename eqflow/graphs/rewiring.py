@@ -137,7 +137,7 @@ def prune(edges: Edges, weight: Tensor, keep: float, within: Within = "graph") -
     stays[falling] = groups.place < groups.expand(allowed)
     order = stays.nonzero().squeeze(1)
     degree = torch.bincount(edges.receiver[order], minlength=edges.nodes)
-    return Edges(Segments.of_lengths(degree), edges.clouds, edges.sender[order], order)
+    return Edges.trusted(Segments.of_lengths(degree), edges.clouds, edges.sender[order], order)
 
 
 def _without_diagonal(matrix: csr_array) -> csr_array:
@@ -163,4 +163,4 @@ def _edges_of(matrix: csr_array, like: Edges) -> tuple[Edges, Tensor]:
     degree = torch.from_numpy(np.diff(matrix.indptr).astype(np.int64)).to(device)
     sender = torch.from_numpy(matrix.indices.astype(np.int64)).to(device)
     weight = torch.from_numpy(matrix.data.astype(np.float32)).to(device)
-    return Edges(Segments.of_lengths(degree), like.clouds, sender), weight
+    return Edges.trusted(Segments.of_lengths(degree), like.clouds, sender), weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from eqflow.edges import Dual, Edges
@@ -199,7 +200,8 @@ class EGNNField(AbstractField):
         self, t: Tensor, x: Tensor, edges: Edges, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Velocity and divergence on complete graphs; arguments as in `AbstractField`."""
-        if not edges.is_complete or not is_linearisable(self.egnn):
+        # What the distances of half precision are divided by would be 0.
+        if not edges.is_complete or x.dtype is torch.float16 or not is_linearisable(self.egnn):
             return None
         h = self.conditioning(t, edges.clouds, context)
         shift, trace = shift_and_trace(self.egnn, centred(x, edges.clouds), h, edges.clouds)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import torch
+
 from eqflow import rng
 from eqflow.chem.elements import atomic_number
 from eqflow.errors import UnknownElement, UsageError
@@ -24,6 +26,7 @@ from eqflow.train.config import (
     DataConfig,
     FieldConfig,
     FrameModelConfig,
+    IrrepsModelConfig,
     MaskedModelConfig,
     MaximumLikelihoodConfig,
     RadialModelConfig,
@@ -51,7 +54,25 @@ def without_effect(config: Config) -> dict[str, str]:
             "found with model.frame=pca, which has no threshold, as weighted frames have. Set "
             "model.frame=weighted, or leave it out."
         )
+    if config.train.compile and (why := _not_compiled(config)):
+        found["train.compile"] = why
     return found
+
+
+def _not_compiled(config: Config) -> str | None:
+    """Why there is nothing for a C++ compiler to do."""
+    if isinstance(config.model, FrameModelConfig | IrrepsModelConfig):
+        return (
+            "found true with a model that has no message passes of EGNN, which are all that is "
+            "compiled. Set model=egnn, or leave it out."
+        )
+    device = config.train.device
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return (
+            "found true on a GPU, and only message passes on a CPU are compiled so. Set "
+            "train.device=cpu, or leave it out."
+        )
+    return None
 
 
 def _ranges(config: Config) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from eqflow import rng
 from eqflow.chem.elements import symbol
-from eqflow.data.units import unit_doubt
+from eqflow.data.units import charge_doubt, unit_doubt
 from eqflow.flows import AbstractMolecularFlow, MaskedMolecularFlow, MolecularFlow
 from eqflow.targets.names import TARGETS
 from eqflow.train.abstract_run import AbstractRun
@@ -85,6 +85,7 @@ class Run(AbstractRun[Config, Trainer]):
         device = next(trainer.flow.parameters()).device
         doubts = (
             unit_doubt(parts["train"]),
+            charge_doubt(parts["train"]),
             pairs_notice(parts["train"], self.config.model, device),
         )
         lines += [f"notice: {line}" for line in doubts if line]

@@ -14,7 +14,7 @@ import torch
 
 import eqflow
 from eqflow.chem.g2 import load_g2
-from eqflow.cli.compose import composed, configs_folder
+from eqflow.cli.compose import composed, configs_folder, unused_words
 from eqflow.cli.main import main
 from eqflow.errors import UsageError
 from eqflow.nn import FrameField, IrrepsField
@@ -200,6 +200,20 @@ def test_an_order_out_of_range_is_named_together_with_other_problems() -> None:
         "model.width",
         "model.lmax",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["model=e3nn"], "no message passes of EGNN"),
+        (["model=frame_transformer"], "no message passes of EGNN"),
+        (["model=egnn", "train.device=cuda"], "only message passes on a CPU"),
+        (["model=egnn", "train.device=cpu"], None),
+    ],
+)
+def test_compiling_where_there_is_nothing_to_compile_is_told(words, reason) -> None:
+    found = unused_words(["data.path=x.npy", *words, "train.compile=true"])
+    assert (reason in found["train.compile"]) if reason else "train.compile" not in found
 
 
 def test_a_threshold_that_nobody_typed_is_no_problem_of_principal_axes(

@@ -17,7 +17,7 @@ from eqflow.chem.bare_molfile import bare_molfile
 from eqflow.chem.molfile import read_molfile
 from eqflow.data import limits, numpy_files, read
 from eqflow.data.text import open_lines
-from eqflow.data.units import unit_doubt
+from eqflow.data.units import charge_doubt, unit_doubt
 from eqflow.errors import DataError, MalformedRecord
 from eqflow.geometry import Clouds
 from eqflow.train.config import ModelConfig
@@ -185,3 +185,12 @@ def test_a_structure_whose_pairs_exceed_memory_is_named_unless_there_is_a_cutoff
     assert not pairs_notice(clouds, ModelConfig(width=64, cutoff=1.0), cpu)
     assert not pairs_notice(clouds, ModelConfig(width=64), torch.device("cuda"))
     assert not pairs_notice(clouds[0], ModelConfig(width=64), cpu)
+
+
+def test_structures_that_cannot_state_charges_are_told_beside_others() -> None:
+    x, ptr, numbers = torch.eye(3), torch.tensor([0, 1, 2, 3]), torch.tensor([7, 8, 1])
+    charges, sources = torch.tensor([1, 0, 0]), ("a.sdf:1", "b.xyz:1", "c.extxyz:3")
+    mixed = Clouds(x, ptr, numbers, charges=charges, source=sources)
+    assert charge_doubt(mixed).startswith("1 structures are of .xyz files")
+    assert not charge_doubt(Clouds(x, ptr, numbers, source=sources))
+    assert not charge_doubt(mixed[torch.tensor([0, 2])])

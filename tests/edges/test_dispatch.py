@@ -35,6 +35,13 @@ def test_an_unknown_backend_is_an_error_that_names_those_there_are() -> None:
         pass
 
 
+@pytest.mark.parametrize("word", [{"strict": 1}, {"compiled": "yes"}, {"compiled": None}])
+def test_a_switch_that_is_neither_true_nor_false_is_refused(word: dict) -> None:
+    expected = pytest.raises(UsageError, match=rf"found {next(iter(word))}=.*True or False")
+    with expected, use_backend("torch", **word):
+        pass
+
+
 def test_leaving_the_block_restores_the_backend_also_after_an_error() -> None:
     with pytest.raises(KeyError), use_backend("torch"):
         raise KeyError

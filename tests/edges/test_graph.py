@@ -321,7 +321,7 @@ def test_a_copy_keeps_what_was_added_to_a_graph() -> None:
     class Named(Edges):
         """A graph of one's own."""
 
-    edges = Named(*(Segments(torch.tensor([0, 0, 0])) for _ in range(2)))
+    edges = Named(Segments(torch.tensor([0, 0, 0])), Segments(torch.tensor([0, 1, 2])))
     edges.name = "two"
     other = copy.deepcopy(edges)
     assert type(other) is Named
@@ -355,3 +355,32 @@ def test_ends_neighbours_and_positions_that_make_no_sense_are_refused_by_name(us
     x = torch.rand(3, 2)
     with pytest.raises((ShapeError, UsageError), match=names):
         use(x, Edges.complete(torch.tensor([0, 3])))
+
+
+NODES = Segments(torch.tensor([0, 2, 4]))
+INCOMING = Segments.of_lengths(torch.tensor([1, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("incoming", "sender", "found"),
+    [
+        (INCOMING, torch.tensor([1, 9, 2]), "indices from 1 to 9, expected 0 to 3"),
+        (INCOMING, torch.tensor([1, -1, 2]), "indices from -1 to 2"),
+        (INCOMING, torch.tensor([1]), "sender is (1,)"),
+        (INCOMING, torch.tensor([1, 0, 2], dtype=torch.int32), "of torch.int32"),
+        (INCOMING, torch.tensor([1, 2, 2]), "edge 1, 2 → 1, joins two graphs"),
+        (Segments.of_lengths(torch.tensor([1, 2])), torch.tensor([1, 0, 0]), "2 segments of edges"),
+        (INCOMING, None, "not those of all pairs"),
+    ],
+)
+def test_parts_that_make_no_graph_are_refused(incoming, sender, found) -> None:
+    with pytest.raises(ShapeError) as caught:
+        Edges(incoming, NODES, sender)
+    assert found in str(caught.value)
+
+
+def test_parts_that_fit_make_the_graph_they_describe() -> None:
+    edges = Edges(INCOMING, NODES, torch.tensor([1, 0, 2]))
+    assert listed(edges) == [(1, 0), (0, 1), (2, 3)]
+    whole = Edges(Edges.complete(NODES).incoming, NODES)
+    assert listed(whole) == listed(Edges.complete(NODES))

@@ -81,8 +81,10 @@ def test_the_table_has_a_line_for_each_metric():
         "valid": Compared(Estimate(0.5, 0.4, 0.6, 10, 1), Estimate(0.9, 0.8, 1.0, 20), "%"),
         "angles": Compared(Estimate(1.25, 1, 2, 9), Estimate(0.125, 0, 1, 20), "°"),
     }
-    lines = metrics_table(metrics).splitlines()
+    *lines, note = metrics_table(metrics).splitlines()
     assert len({len(line) for line in lines}) == 1
+    assert note.startswith("Intervals of distances")
+    assert len(metrics_table({"valid": metrics["valid"]}).splitlines()) == 2
     assert lines[1].split("  ")[0] == "valid (%)"
     assert "50.0 [40.0, 60.0]" in lines[1]
     assert "90.0 [80.0, 100.0]" in lines[1]

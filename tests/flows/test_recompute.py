@@ -6,6 +6,7 @@ from example_flows import enlarged_field, ragged
 from torch import Tensor, nn
 
 from eqflow import rng
+from eqflow.edges.backend import current_choice, use_backend
 from eqflow.errors import UsageError
 from eqflow.flows import Batch, ContinuousFlow, Exact, Hutchinson, MaximumLikelihood, Solver
 from eqflow.flows import integrate as integrate_flow
@@ -114,3 +115,18 @@ def test_a_field_that_depends_on_nothing_has_no_gradient(frozen: bool) -> None:
     (value.sum() + y.sum()).backward()
     assert torch.equal(y.grad, torch.ones(2))
     assert weight.grad is None
+
+
+def test_the_second_time_is_on_the_backend_of_the_first() -> None:
+    seen = []
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        seen.append(current_choice())
+        return y * t
+
+    y = torch.ones(2, requires_grad=True)
+    with use_backend("torch", precision="ieee", strict=True):
+        value = recomputed(field, ())(torch.tensor(2.0), y)
+    value.sum().backward()
+    assert len(seen) == 2
+    assert seen[0] == seen[1] != current_choice()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,33 @@ class Reference:
     def __init__(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as file:
             self.arrays = {name: file[name] for name in file.files}
-        self.mask = torch.from_numpy(self.arrays["node_mask"])[..., 0] > 0
-        self.clouds = Segments.of_lengths(self.mask.sum(1))
-        self.times = self.arrays["t"].tolist()
+
+    @cached_property
+    def mask(self) -> Tensor:
+        self.has("node_mask")
+        return torch.from_numpy(self.arrays["node_mask"])[..., 0] > 0
+
+    @cached_property
+    def clouds(self) -> Segments:
+        return Segments.of_lengths(self.mask.sum(1))
+
+    @cached_property
+    def times(self) -> list[float]:
+        self.has("t")
+        return self.arrays["t"].tolist()
+
+    @cached_property
+    def molecules(self) -> Molecules:
         charge = self.rows("charge").round().to(torch.int64)
         labels = Labels(self.rows("one_hot").argmax(1), charge)
-        self.molecules = Molecules(self.rows("x"), self.clouds, labels)
+        return Molecules(self.rows("x"), self.clouds, labels)
 
     def rows(self, name: str, time: int | None = None) -> Tensor:
-        value = torch.from_numpy(self.arrays[name]).double()
+        value = self.each(name)
         return (value if time is None else value[time])[self.mask]
 
     def each(self, name: str) -> Tensor:
+        self.has(name)
         return torch.from_numpy(self.arrays[name]).double()
 
     def has(self, *names: str) -> None:
@@ -199,9 +215,10 @@ def test_molecules_are_encoded_as_the_reference_has_them(flow, reference) -> Non
 def pairs(reference: Reference) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Latent states and structures of the reference's samples, packed rows of one molecule each."""
     for name in reference.arrays:
-        if not (match := re.fullmatch(r"sample(\w*)_z", name)):
+        structure = re.sub(r"_z$", "_xh", name)
+        if not re.fullmatch(r"sample\w*_z", name) or structure not in reference.arrays:
             continue
-        z, xh = (reference.each(f"sample{match.group(1)}_{end}") for end in ("z", "xh"))
+        z, xh = reference.each(name), reference.each(structure)
         each = (part.reshape(-1, *part.shape[-2:]) for part in (z, xh))
         for one, other in zip(*each, strict=True):
             atoms = (one != 0).any(1)  # padding is zero

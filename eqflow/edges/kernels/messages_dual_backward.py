@@ -79,4 +79,4 @@ def _some_receivers(edges: Edges, at_once: int) -> Iterator[tuple[Edges, slice]]
     bounds = ptr[cuts.unique()].tolist()
     for start, stop in pairwise(bounds):
         part = Segments(ptr.clamp(start, stop) - start)
-        yield Edges(part, edges.clouds, edges.sender[start:stop]), slice(start, stop)
+        yield Edges.trusted(part, edges.clouds, edges.sender[start:stop]), slice(start, stop)
