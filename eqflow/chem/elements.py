@@ -90,3 +90,14 @@ def impossible_charge(number: int, charge: int) -> str:
     """What is wrong with a charge that an atom cannot have."""
     expected = f"{-LARGEST_CHARGE} to {min(number, LARGEST_CHARGE)}" if number else "0"
     return f"found an atom {symbol(number)} of charge {charge}, expected a charge of {expected}."
+
+
+def shown(number: int, charge: int) -> str:
+    """A type as people write it: `N`, `N+`, `O2-`.
+
+    >>> shown(8, -2)
+    'O2-'
+    """
+    if not charge:
+        return symbol(number)
+    return f"{symbol(number)}{abs(charge) if abs(charge) > 1 else ''}{'+' if charge > 0 else '-'}"

@@ -77,7 +77,7 @@ def run(config: SampleConfig) -> ExitCode:
         Worker(read_bonds, SECONDS) as worker,
         Signals("this batch") as signals,
     ):
-        file = _file(out, ending, config, journal, worker, terminal)
+        file = _file(out, ending, config, flow, journal, worker, terminal)
         if out.exists() and not file.done.structures:
             terminal.line(f"{out} is there already, and is replaced")
         earlier = place = file.done.batches * config.batch
@@ -115,8 +115,9 @@ def _told(done: Tally, config: SampleConfig, out: Path, terminal: Terminal) -> E
         )
     if not done.structures:
         raise SolverFailed(
-            f"none of {config.n:,} integrations arrived; nothing was written. Try "
-            "solver.method=rk4 or a larger solver.step_limit."
+            f"none of {config.n:,} integrations arrived; nothing was written. Try another "
+            "solver.method, more solver.steps or a larger solver.step_limit, or sizes that the "
+            "model was trained on."
         )
     if done.perceived is not None:
         terminal.line(
@@ -149,6 +150,7 @@ def _file(
     out: Path,
     ending: str,
     config: SampleConfig,
+    flow: Flow | AbstractMolecularFlow,
     journal: Journal,
     worker: Worker,
     terminal: Terminal,
@@ -159,7 +161,9 @@ def _file(
     if ending in ARRAYS:
         file = GrowingArrays(out, journal)
     else:
-        encode = _with_bonds(out, worker, terminal) if config.bonds and ending == ".sdf" else None
+        known = isinstance(flow, AbstractMolecularFlow) and flow.types.charges is not None
+        bonded = _with_bonds(out, worker, terminal, charges_are_known=known)
+        encode = bonded if config.bonds and ending == ".sdf" else None
         file = GrowingText(out, journal, encode or _plain(out))
     if file.done.batches:
         terminal.line(f"goes on after {file.done.batches * config.batch:,} structures")
@@ -250,7 +254,9 @@ def _not_held(samples: Clouds, ending: str) -> str:
     return " and ".join(filter(None, (numbers, charges)))
 
 
-def _with_bonds(out: Path, worker: Worker, terminal: Terminal) -> Callable[[Clouds, Tally], bytes]:
+def _with_bonds(
+    out: Path, worker: Worker, terminal: Terminal, *, charges_are_known: bool
+) -> Callable[[Clouds, Tally], bytes]:
     """Molecules as SDF with bonds, counting where these are from."""
 
     def encode(clouds: Clouds, tally: Tally) -> bytes:
@@ -259,7 +265,7 @@ def _with_bonds(out: Path, worker: Worker, terminal: Terminal) -> Callable[[Clou
         origins: Counter[str] = Counter()
 
         def molecules() -> Iterator[rdkit.Chem.Mol]:
-            for molecule in with_bonds(clouds, worker=worker):
+            for molecule in with_bonds(clouds, worker=worker, charges_are_known=charges_are_known):
                 origins[molecule.GetProp(ORIGIN)] += 1
                 terminal.progress(f"{origins.total():,}/{len(clouds):,} molecules with bonds")
                 yield molecule

@@ -68,8 +68,9 @@ def run(config: ScoreConfig) -> ExitCode:
     solver = overridden(flow.solver, config.solver)
     result = _structures(config.data.path, flow.dimension, config.data.on_problem)
     clouds = result.clouds[: config.data.structures]
-    kept, unknown = with_known_elements(clouds, flow.elements, config.data.on_problem)
-    places = has_known_elements(clouds, flow.elements).nonzero().squeeze(1).tolist()
+    elements, charges = _atoms_of(flow)
+    kept, unknown = with_known_elements(clouds, elements, config.data.on_problem, charges)
+    places = has_known_elements(clouds, elements, charges).nonzero().squeeze(1).tolist()
     skipped = [*result.skipped, *unknown]
     plan = Plan.of(config, flow, kept.sizes)
     storage.require_writable(out.parent)
@@ -201,7 +202,8 @@ def _told(
         )
     for status, times in table.ended.items():
         what = "failed" if status.failed else "impossible"
-        where = f"; {table.endings.where(status.name)}" if status.failed else ""
+        rows = f"; rows of {out} with status {status.name.lower()}"
+        where = f"; {table.endings.where(status.name)}" if status.failed else rows
         terminal.line(f"{what}: {times:,} structures, {status.name.lower()}: {status.value}{where}")
     for line in table.endings.others():
         terminal.line(line)
@@ -243,6 +245,13 @@ def _of_convergence(changes: torch.Tensor) -> str:
     return line
 
 
+def _atoms_of(flow: Flow | MolecularFlow) -> tuple[Sequence[int], Sequence[int] | None]:
+    """Elements that a model knows and, where it tells them apart by it, the charge of each."""
+    if isinstance(flow, MolecularFlow) and flow.types.charges is not None:
+        return flow.types.numbers, flow.types.charges
+    return flow.elements, None
+
+
 def _of_charges(clouds: Clouds, flow: Flow | MolecularFlow) -> str:
     """What becomes of formal charges, where structures and model differ in knowing them."""
     modelled = isinstance(flow, MolecularFlow) and flow.models_charges
@@ -250,7 +259,7 @@ def _of_charges(clouds: Clouds, flow: Flow | MolecularFlow) -> str:
         charged = int((clouds.segments.sum(clouds.charges.abs()) > 0).sum())
         return f"the formal charges of {charged:,} structures are ignored: this model knows none"
     if clouds.charges is None and modelled:
-        return "no formal charge is stated: all atoms are taken for neutral"
+        return "no formal charge other than 0 is stated: all atoms are taken for neutral"
     return ""
 
 

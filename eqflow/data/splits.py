@@ -63,7 +63,8 @@ def split(
         sizes = ", ".join(f"{name} {part.numel()}" for name, part in chosen.items())
         raise EmptyData(
             f"split: found {count} items in {amount} groups for the parts {sizes}; "
-            f"{', '.join(empty)} would be empty. Give more data or other sizes."
+            f"{', '.join(empty)} would be empty. Give more data, or other sizes (in a run "
+            "data.validation and data.test)."
         )
     return chosen
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +36,8 @@ def with_bonds(
     charge: int | Sequence[int] | None = None,
     seconds: float = SECONDS,
     worker: Worker | None = None,
+    *,
+    charges_are_known: bool = False,
 ) -> Iterator[rdkit.Chem.Mol]:
     """RDKit molecules with bonds, atoms in their order and at their positions.
 
@@ -50,6 +53,8 @@ def with_bonds(
         seconds: How long the perception of one molecule may take.
         worker: Of `read_bonds`, with a deadline of its own, where it serves several calls; else one
             is started for this call.
+        charges_are_known: Whether molecules without charges are neutral atom by atom. Else atoms
+            may get those that their bonds imply, as in a nitro group.
 
     Returns:
         One molecule a cloud, each made when it is asked for.
@@ -59,11 +64,12 @@ def with_bonds(
         ShapeError: If there are not as many charges as molecules.
         EqflowError: If the worker that perceives cannot be started.
     """
-    return map(_bonded, clouds, perceive_each(clouds, charge, seconds, worker))
+    bonded = partial(_bonded, charges_are_known=charges_are_known)
+    return map(bonded, clouds, perceive_each(clouds, charge, seconds, worker))
 
 
-def _bonded(cloud: Clouds, read: Perceived) -> rdkit.Chem.Mol:
-    molecule = _as_read(cloud, read.molfile) if read.molfile else None
+def _bonded(cloud: Clouds, read: Perceived, *, charges_are_known: bool) -> rdkit.Chem.Mol:
+    molecule = _as_read(cloud, read.molfile, charges_are_known) if read.molfile else None
     origin = TABLE if molecule is None else PERCEIVED
     if molecule is None:
         (molecule,) = bonds_of(cloud).to_rdkit()
@@ -71,7 +77,7 @@ def _bonded(cloud: Clouds, read: Perceived) -> rdkit.Chem.Mol:
     return molecule
 
 
-def _as_read(cloud: Clouds, molfile: str) -> rdkit.Chem.Mol | None:
+def _as_read(cloud: Clouds, molfile: str, charges_are_known: bool) -> rdkit.Chem.Mol | None:
     """The atoms of a cloud with the bonds and charges of a molfile, whose positions are rounded.
 
     None where the cloud has other charges.
@@ -81,7 +87,11 @@ def _as_read(cloud: Clouds, molfile: str) -> rdkit.Chem.Mol | None:
     read = Chem.MolFromMolBlock(molfile, sanitize=False, removeHs=False)
     charges = torch.tensor([atom.GetFormalCharge() for atom in read.GetAtoms()])
     stated = cloud.charges
-    if stated is not None and not _agree(cloud, stated, charges):
+    if charges_are_known:
+        stated = torch.zeros_like(charges) if stated is None else stated
+        if _types(cloud, charges) != _types(cloud, stated):
+            return None
+    elif stated is not None and not _agree(cloud, stated, charges):
         return None
     molecule = Chem.RWMol(to_rdkit(replace(cloud, charges=charges))[0])
     for bond in read.GetBonds():

@@ -80,10 +80,13 @@ def nothing(not_computable: int = 0) -> Estimate:
 def ratio(
     numerator: Tensor, denominator: Tensor, seed: int = 0, not_computable: int = 0
 ) -> Estimate:
-    r"""`Σ_b a_b / Σ_b c_b` over molecules.
+    r"""`Σ_b a_b / Σ_b c_b` over molecules, a fraction.
+
+    Where all or none pass, every resample says the same. The interval is then that of Clopper and
+    Pearson for B molecules, whose limit is :math:`\alpha^{1/B}` or one less it, `α` a tail.
 
     Args:
-        numerator, denominator: Of each molecule, shape (B,).
+        numerator, denominator: Of each molecule, shape (B,), the first not above the second.
         seed: The resamples are a function of it.
         not_computable: How many of the molecules could not be judged.
     """
@@ -91,8 +94,14 @@ def ratio(
     if not count or not denominator.any():
         return nothing(not_computable)
     a, c = numerator.double(), denominator.double()
+    value = float(a.sum() / c.sum())
+    limit = ((1 - LEVEL) / 2) ** (1 / count)
+    if value == 0:
+        return Estimate(value, 0.0, 1 - limit, count, not_computable)
+    if value == 1:
+        return Estimate(value, limit, 1.0, count, not_computable)
     drawn = torch.cat([a[chosen].sum(1) / c[chosen].sum(1) for chosen in resampled(count, seed)])
-    return Estimate(float(a.sum() / c.sum()), *interval(drawn), count, not_computable)
+    return Estimate(value, *interval(drawn), count, not_computable)
 
 
 def rate(passed: Tensor, seed: int = 0) -> Estimate:

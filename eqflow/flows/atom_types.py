@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eqflow.chem.elements import symbol
+from eqflow.chem.elements import shown
 from eqflow.errors import UnknownElement, UsageError
 from eqflow.geometry import Clouds
 
@@ -97,7 +97,8 @@ class AtomTypes:
             charge = 0 if self.charges is None else int(charges[row])
             raise UnknownElement(
                 f"{where}: found {shown(int(numbers[row]), charge)}, expected atoms of the model's "
-                f"types ({self}). Train with such atoms, or leave such structures out."
+                f"types ({self}). Train with such atoms, or leave "
+                "such structures out (on the command line data.on_problem=skip)."
             )
         return alike.int().argmax(1)
 
@@ -120,17 +121,6 @@ def integers_of(clouds: Clouds, names: Sequence[str]) -> Tensor:
     charges = none if clouds.charges is None else clouds.charges
     columns = [INTEGER_FEATURES[name](numbers, charges) for name in names]
     return torch.stack(columns, 1) if columns else none.new_zeros(len(none), 0)
-
-
-def shown(number: int, charge: int) -> str:
-    """A type as people write it: `N`, `N+`, `O2-`.
-
-    >>> shown(8, -2)
-    'O2-'
-    """
-    if not charge:
-        return symbol(number)
-    return f"{symbol(number)}{abs(charge) if abs(charge) > 1 else ''}{'+' if charge > 0 else '-'}"
 
 
 def _labels(clouds: Clouds) -> tuple[Tensor, Tensor | None]:

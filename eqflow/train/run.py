@@ -20,6 +20,7 @@ from eqflow.train.build import (
     chosen_device,
     integer_features,
 )
+from eqflow.train.compiling import compiling
 from eqflow.train.config import Config, JointModelConfig
 from eqflow.train.datasets import Dataset, load_dataset
 from eqflow.train.figures import final_figures
@@ -89,6 +90,8 @@ class Run(AbstractRun[Config, Trainer]):
             pairs_notice(parts["train"], self.config.model, device),
         )
         lines += [f"notice: {line}" for line in doubts if line]
+        if self.config.train.compile:
+            lines.append(compiling(parts["train"], self.config.train.batch_size, self.config.model))
         numbers = parts["train"].numbers
         if isinstance(trainer.flow, AbstractMolecularFlow):
             lines.append(f"atoms: {trainer.flow.types}")

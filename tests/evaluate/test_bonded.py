@@ -111,3 +111,11 @@ def test_points_and_charges_that_do_not_fit_are_refused_at_once():
         with_bonds(Clouds(torch.zeros(2, 3), torch.tensor([0, 2])))
     with pytest.raises(ShapeError, match="2 charges for 1"):
         with_bonds(g2("CH4"), charge=[0, 0])
+
+
+def test_atoms_known_to_be_neutral_keep_it_and_the_bonds_are_of_the_table():
+    (nitro,) = with_bonds(g2("CH3NO2"), charges_are_known=True)
+    assert nitro.GetProp("bonds") == "distance table"
+    assert not any(atom.GetFormalCharge() for atom in nitro.GetAtoms())
+    (acetate,) = with_bonds(embedded("CC(=O)[O-]"), charges_are_known=True)
+    assert acetate.GetProp("bonds") == "perceived"

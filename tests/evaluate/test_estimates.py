@@ -86,3 +86,12 @@ def test_one_molecule_has_an_interval_without_width():
 
 def test_an_estimate_says_what_it_is():
     assert str(Estimate(0.5, 0.25, 0.75, 4)) == "0.5 [0.25, 0.75]"
+
+
+def test_where_all_or_none_pass_the_interval_is_the_exact_one_of_the_binomial():
+    from scipy.stats import binomtest
+
+    for passed in (torch.zeros(20), torch.ones(20)):
+        exact = binomtest(int(passed.sum()), 20).proportion_ci(0.95, "exact")
+        found = rate(passed)
+        assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))

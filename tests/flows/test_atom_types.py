@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from eqflow.chem.elements import shown
 from eqflow.errors import UnknownElement, UsageError
 from eqflow.flows import AtomTypes
-from eqflow.flows.atom_types import shown
 from eqflow.geometry import Clouds
 
 CHARGED = Clouds(
