@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from eqflow import rng
 from eqflow.chem.elements import symbol
 from eqflow.data.units import charge_doubt, unit_doubt
+from eqflow.edges import active_backend
 from eqflow.flows import AbstractMolecularFlow, MaskedMolecularFlow, MolecularFlow
 from eqflow.targets.names import TARGETS
 from eqflow.train.abstract_run import AbstractRun
@@ -105,6 +106,8 @@ class Run(AbstractRun[Config, Trainer]):
             lines.append(f"conditioned on: {trainer.flow.properties}")
         if self.processes.count > 1:
             lines.append(f"{self.processes.count} processes share every batch")
+        first = next(trainer.flow.parameters())
+        lines.append(f"edges: {active_backend(first)} backend, on {first.device.type}")
         weights = sum(parameter.numel() for parameter in trainer.flow.parameters())
         return [*lines, f"model: {self.config.model.name}, {weights:,} weights"]
 

@@ -9,6 +9,7 @@ from eqflow.edges.backend import Precision
 from eqflow.edges.kernels.aot import Case
 from eqflow.edges.kernels.message_arguments import OPTIONAL, constants, signature_of
 from eqflow.edges.kernels.message_backward_kernel import message_backward_kernel
+from eqflow.edges.kernels.messages import MOST_SCALARS
 from eqflow.edges.kernels.messages_backward import OPERANDS_FROM, backward_launch
 from eqflow.edges.kernels.messages_dual import dual_launch, message_dual_kernel
 from eqflow.edges.kernels.messages_forward import forward_launch, message_kernel
@@ -25,7 +26,8 @@ def aot_cases() -> list[Case]:
     """In three dimensions, with one edge scalar and every option, unless the name says otherwise.
 
     "plain" is without gates, range, envelope and scalars, "few neighbours" with as many receivers a
-    tile as there can be, "inputs only" without gradients of weights.
+    tile as there can be, "many scalars" with as many edge scalars, "inputs only" without gradients
+    of weights.
     """
     cases = [_round()]
     for F, precision in product(WIDTHS, get_args(Precision)):
@@ -37,7 +39,7 @@ def aot_cases() -> list[Case]:
         ]
         if F >= OPERANDS_FROM:
             cases.append(_outer(F, precision))
-    for kind in ("plain", "few neighbours"):
+    for kind in ("plain", "few neighbours", "many scalars"):
         cases += [
             _case("messages", message_kernel, 64, "tf32", kind),
             _case("messages dual", message_dual_kernel, 64, "tf32", kind),
@@ -49,7 +51,8 @@ def aot_cases() -> list[Case]:
 def _case(name: str, kernel: object, F: int, precision: Precision, kind: str = "") -> Case:
     launch = _LAUNCHES[name](F, precision)
     is_plain = kind == "plain"
-    values = constants(F, 3, 0 if is_plain else 1, True, precision, launch)
+    scalars = {"plain": 0, "many scalars": MOST_SCALARS}.get(kind, 1)
+    values = constants(F, 3, scalars, True, precision, launch)
     values["R"] = MOST_ROWS if kind == "few neighbours" else FEWEST_ROWS
     absent = {"operands" if F < OPERANDS_FROM else "matrices"}
     if kind == "inputs only":
