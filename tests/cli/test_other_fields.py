@@ -95,7 +95,7 @@ def test_a_preset_steps_samples_and_scores(
     ("model", "more"),
     [
         ("e3nn", ["model.lmax=1", "model.width=2", "model.cutoff=3.0"]),
-        ("frame_transformer", ["model.frame=pca"]),
+        pytest.param("frame_transformer", ["model.frame=pca"], marks=pytest.mark.slow),
         pytest.param("frame_transformer", [], marks=pytest.mark.slow),
     ],
 )

@@ -44,7 +44,10 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert not list(folder.rglob(".eqflow-*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_tells_how_to_go_on(
     data: Path, whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
