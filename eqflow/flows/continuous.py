@@ -242,11 +242,6 @@ class ContinuousFlow(nn.Module):
                     f"{where}: found {what} of {dtype}, expected torch.float32, torch.float64 or "
                     "torch.bfloat16. Call flow.float() and pass positions of float32."
                 )
-        if x.dtype is not weights.dtype:
-            raise ShapeError(
-                f"{where}: found positions of {x.dtype} and weights of {weights.dtype}, expected "
-                "one type. Convert either: flow.to(x.dtype), or x.to the type of the weights."
-            )
 
     def _jacobian(
         self, clouds: Segments, context: Tensor | None

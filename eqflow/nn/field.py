@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eqflow.edges import Dual, Edges
-from eqflow.errors import UsageError
+from eqflow.errors import ShapeError, UsageError
 from eqflow.geometry import Segments, centred, split_state
 from eqflow.nn.conditioning import Conditioning
 from eqflow.nn.egcl import CoordinateUpdate
@@ -188,6 +188,7 @@ class EGNNField(AbstractField):
         self, t: Tensor, x: Dual, edges: Edges, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Velocity and tangents; arguments as in `AbstractField`."""
+        _require_one_type(x.value, self.egnn)
         h = self.conditioning(t, edges.clouds, context)
         x = Dual(*(centred(part, edges.clouds) for part in x))
         moved, _ = self.egnn.pushforward(x, Dual(h), edges)
@@ -203,6 +204,17 @@ class EGNNField(AbstractField):
         # What the distances of half precision are divided by would be 0.
         if not edges.is_complete or x.dtype is torch.float16 or not is_linearisable(self.egnn):
             return None
+        _require_one_type(x, self.egnn)
         h = self.conditioning(t, edges.clouds, context)
         shift, trace = shift_and_trace(self.egnn, centred(x, edges.clouds), h, edges.clouds)
         return centred(shift, edges.clouds), trace
+
+
+def _require_one_type(x: Tensor, egnn: EGNN) -> None:
+    """Positions are of the type of the weights, which under autocast need not be so."""
+    own = egnn.embed.weight.dtype
+    if x.dtype is not own and not torch.is_autocast_enabled(x.device.type):
+        raise ShapeError(
+            f"EGNNField: found positions of {x.dtype} and weights of {own}, expected one type. "
+            "Convert either: field.to(x.dtype), or x.to the type of the weights."
+        )

@@ -330,10 +330,3 @@ def test_a_flow_in_bfloat16_is_carried_in_it() -> None:
     there = flow.transport(x.bfloat16(), segments, start=0.0, end=1.0, solver=Solver("rk4"))
     assert there.x.dtype is torch.bfloat16
     assert bool(there.succeeded.all())
-
-
-@pytest.mark.parametrize("divergence", [None, Exact(), Hutchinson(1)])
-def test_positions_and_weights_of_two_types_are_told_before_anything_runs(divergence) -> None:
-    flow, (x, segments) = ContinuousFlow(enlarged_field()).float(), ragged(sizes=(3, 2))
-    with pytest.raises(ShapeError, match=r"positions of torch\.float64 and weights of torch\.f"):
-        flow.transport(x, segments, start=0.0, end=1.0, solver=Solver("rk4"), divergence=divergence)

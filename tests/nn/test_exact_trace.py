@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from eqflow import rng
+from eqflow.edges import Dual
+from eqflow.errors import ShapeError
 from eqflow.flows import ContinuousFlow, Exact
 from eqflow.geometry import Segments, centred, random_orthogonal, rotate
 from eqflow.nn import EGNNField, exact_trace
@@ -129,3 +131,16 @@ def test_float32_keeps_its_digits() -> None:
     _, expected = field.exact_trace(TIME, x, edges)
     _, found = field.float().exact_trace(TIME.float(), x.float(), edges)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_and_weights_of_two_types_are_told() -> None:
+    field = enlarged(2).float()
+    x, clouds = packed()
+    edges = field.connect(x, clouds)
+    for call in (
+        lambda: field.exact_trace(TIME, x, edges),
+        lambda: field.pushforward(TIME, Dual(x, x.unsqueeze(1)), edges),
+    ):
+        with pytest.raises(ShapeError, match=r"positions of torch\.float64 and weights"):
+            call()
+    assert field.half().exact_trace(TIME.half(), x.half(), edges) is None
