@@ -37,7 +37,10 @@ def own_of(tangents: Tensor, points: slice, axis: int = 3) -> Tensor:
 
 
 def joined(by_receivers: Tensor, by_senders: Tensor) -> Tensor:
-    """What is read at receivers and at senders, (B, n, k n, S) each, of edges (B, n, k, n, S)."""
+    """What is read at receivers and at senders, (B, n, k n, S) each, of edges (B, n, k, n, S).
+
+    The first of them is overwritten.
+    """
     B, n, _, S = by_receivers.shape
     read = by_receivers.view(B, n, -1, n, S)
     read += by_senders.view(B, n, -1, n, S).transpose(1, 3)
