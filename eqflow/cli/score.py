@@ -197,8 +197,8 @@ def _told(
         )
     if alone := table.without_error:
         terminal.line(
-            f"{alone:,} scores have no standard error (nan): a single draw of features, or a "
-            "single probe, shows no spread. draws= or divergence.probes= of 2 and more give one"
+            f"{alone:,} scores have no standard error (nan), which takes two or more draws= of a "
+            "model of whole molecules, two or more divergence.probes= of one of positions"
         )
     for status, times in table.ended.items():
         what = "failed" if status.failed else "impossible"

@@ -57,7 +57,7 @@ def charge_doubt(clouds: Clouds) -> str:
     """A line where only some structures can have said which charges their atoms have."""
     if clouds.charges is None or clouds.source is None:
         return ""
-    plain = sum(source.partition(":")[0].endswith(".xyz") for source in clouds.source)
+    plain = sum(source.rpartition(":")[0].endswith(".xyz") for source in clouds.source)
     if not plain:
         return ""
     return (

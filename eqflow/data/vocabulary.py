@@ -42,7 +42,7 @@ def with_known_elements(
             f"data: the structures have no elements; expected each to be one of {vocabulary}. "
             "Give a format with elements, or a model without data.elements."
         )
-    unknown = ~_is_known(clouds, elements, charges)
+    unknown = ~_is_known(clouds.numbers, clouds.charges, elements, charges)
     wrong = ~has_known_elements(clouds, elements, charges)
     lines = []
     for cloud in wrong.nonzero().squeeze(1).tolist():
@@ -70,16 +70,16 @@ def has_known_elements(
     """Whether all atoms of a structure are among `elements`, shape (B,); so where none are."""
     if not elements or clouds.numbers is None:
         return torch.ones(len(clouds), dtype=torch.bool, device=clouds.ptr.device)
-    unknown = ~_is_known(clouds, elements, charges)
+    unknown = ~_is_known(clouds.numbers, clouds.charges, elements, charges)
     return clouds.segments.sum(unknown.to(torch.int64)) == 0
 
 
-def _is_known(clouds: Clouds, elements: Sequence[int], charges: Sequence[int] | None) -> Tensor:
-    """Of each atom, shape (N,)."""
-    numbers = clouds.numbers
-    assert numbers is not None
+def _is_known(
+    numbers: Tensor, own: Tensor | None, elements: Sequence[int], charges: Sequence[int] | None
+) -> Tensor:
+    """Whether each of N atoms is known, by its number and `own` charge, which is 0 where None."""
     alike = numbers.unsqueeze(1) == torch.tensor(elements, device=numbers.device)
     if charges is not None:
-        own = torch.zeros_like(numbers) if clouds.charges is None else clouds.charges
+        own = torch.zeros_like(numbers) if own is None else own
         alike &= own.unsqueeze(1) == torch.tensor(charges, device=numbers.device)
     return alike.any(1)

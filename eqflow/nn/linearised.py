@@ -244,13 +244,13 @@ class Linearised:
         """Tangents of features after the layer, (…, F), from those of message sums and features.
 
         Args:
-            total, dh: Those of nodes, whose slopes of `φ_h` are `node`; contiguous.
+            total, dh: Those of nodes, whose slopes of `φ_h` are `node`.
         """
         inner, _, outer = self.layer.feature_update
         of_h, of_total = inner.weight.tensor_split([self.h.shape[-1]], 1)
         moved = product(dh, of_h)
         add_product(moved, total, of_total)
-        found = dh.clone()
+        found = dh.clone(memory_format=torch.contiguous_format)
         add_product(found, moved.mul_(node), outer.weight)
         return found
 
